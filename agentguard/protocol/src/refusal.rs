@@ -187,6 +187,22 @@ const AWS_ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 /// When to try again, in milliseconds (botocore 1.44, `standard.py`, which looks at no other field).
 const AWS_RETRY_AFTER: HeaderName = HeaderName::from_static("x-amz-retry-after");
 
+/// The end of a stream of Cohere's Chat that has failed (cohere-python 5, `ChatMessageEndEventDelta`, whose `error` is
+/// the one that it has): what is no event of the API is none for its clients, and the stream would end without a word.
+#[derive(Serialize)]
+struct CohereEnd<'a> {
+    r#type: &'static str,
+    delta: CohereEndDelta<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<&'a Spent>,
+}
+
+#[derive(Serialize)]
+struct CohereEndDelta<'a> {
+    finish_reason: &'static str,
+    error: &'a str,
+}
+
 /// An error as clients of Ollama's API read it (ollama-python, `ResponseError`).
 #[derive(Serialize)]
 struct OllamaError<'a> {
@@ -264,6 +280,7 @@ impl Refusal<'_> {
                 ("event: error\n", body(LlmApi::Anthropic))
             }
             Endpoint::Responses => ("event: response.failed\n", self.failed_response().into()),
+            Endpoint::CohereChat => ("event: message-end\n", self.cohere_end().into()),
             endpoint => ("", body(endpoint.api())),
         };
         [event.as_bytes(), b"data: ", &data, b"\n\n"].concat()
@@ -286,6 +303,20 @@ impl Refusal<'_> {
         let body = self.llm_response(LlmApi::Bedrock).into_body();
         // A reason is no longer than a message may be.
         eventstream::message(&headers, &body).unwrap_or_default()
+    }
+
+    /// See [`CohereEnd`].
+    fn cohere_end(&self) -> Vec<u8> {
+        let event = CohereEnd {
+            r#type: "message-end",
+            delta: CohereEndDelta {
+                finish_reason: "ERROR",
+                error: &self.message(),
+            },
+            budget: self.spent,
+        };
+        // Plain strings and numbers always serialise.
+        serde_json::to_vec(&event).unwrap_or_default()
     }
 
     /// Codex looks at the response's error: it shows the message of a prompt that is invalid, and tries again when the

@@ -115,6 +115,10 @@ fn a_stream_ends_with_an_event_that_its_client_takes_for_an_error() {
             Endpoint::Messages,
             "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"permission_error\",\"message\":\"no more\"},\"request_id\":null}\n\n",
         ),
+        (
+            Endpoint::CohereChat,
+            "event: message-end\ndata: {\"type\":\"message-end\",\"delta\":{\"finish_reason\":\"ERROR\",\"error\":\"no more\"}}\n\n",
+        ),
     ] {
         let said = refusal.stream_event(endpoint, Stream::Events);
         assert_eq!(String::from_utf8(said).unwrap(), event);

@@ -25,6 +25,7 @@ mod kept;
 mod live;
 mod live_said;
 mod messages;
+mod mid_stream;
 mod pinned;
 mod pool;
 mod quarantined;
@@ -140,6 +141,12 @@ enum Rules {
     CallsPaid,
     /// The same, where the provider is known for what it takes.
     CallsKnown,
+    /// As [`Self::CallsAsked`], where the name is Google's.
+    GeminiAsked,
+    /// The same, where it is Cohere's.
+    CohereAsked,
+    /// The same, where it is a server of Ollama's.
+    OllamaAsked,
     /// As [`Self::CallsUnread`], where calls are allowed in requests alone.
     CallsByPost,
     /// The name is a provider's; calls of `small` are allowed, but with the tool `shell`, and of no length. `scribe` may
@@ -487,7 +494,11 @@ fn policy(rules: Rules) -> Policy {
         | Rules::Edited
         | Rules::Kept => "[{ name: ours, api: openai, hosts: [api.example] }]",
         Rules::CallsKnown => "[{ name: openai, api: openai, hosts: [api.example] }]",
-        Rules::CallsByPath => "[{ name: ours, api: gemini, hosts: [api.example] }]",
+        Rules::CallsByPath | Rules::GeminiAsked => {
+            "[{ name: ours, api: gemini, hosts: [api.example] }]"
+        }
+        Rules::CohereAsked => "[{ name: ours, api: cohere, hosts: [api.example] }]",
+        Rules::OllamaAsked => "[{ name: ours, api: ollama, hosts: [api.example] }]",
         Rules::AwsUnread | Rules::AwsAsked | Rules::AwsCut => {
             "[{ name: ours, api: bedrock, hosts: [api.example] }]"
         }
@@ -634,7 +645,11 @@ fn policy(rules: Rules) -> Policy {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }]"
         }
-        Rules::CallsAsked | Rules::AwsAsked => {
+        Rules::CallsAsked
+        | Rules::AwsAsked
+        | Rules::GeminiAsked
+        | Rules::CohereAsked
+        | Rules::OllamaAsked => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }, \
               { id: shell, action: deny, reason: No shell., \
