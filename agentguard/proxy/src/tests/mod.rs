@@ -2,6 +2,7 @@
 
 mod a2a;
 mod accounts;
+mod asked_back;
 mod asked_tools;
 mod authority;
 mod aws_streams;
@@ -165,6 +166,8 @@ enum Rules {
     /// At the name there is a server of tools; calls of `read` below `/data/` are allowed.
     Tools,
     Agents,
+    /// There, calls of `read` and answers to sampling are allowed; answers to elicitation are denied.
+    AskedBack,
     /// As [`Self::CallsUnread`], of which each user has one call, and each session one of a tool. Requests are not trusted
     /// to say whose they are.
     Accounts,
@@ -586,6 +589,14 @@ fn policy(rules: Rules) -> Policy {
         Rules::Tools => {
             "[{ id: read, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], tool: { name: [read], arguments: { /path: ['/data/*'] } } } }]"
+        }
+        Rules::AskedBack => {
+            "[{ id: read, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], tool: { name: [read] } } }, \
+              { id: sampling, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
+                match: { host: [api.example], tool: { method: [sampling/createMessage] } } }, \
+              { id: secrets, action: deny, reason: Tell it nothing., \
+                match: { host: [api.example], tool: { method: [elicitation/create] } } }]"
         }
         Rules::Agents => {
             "[{ id: ask, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
