@@ -208,7 +208,8 @@ pub(crate) fn provider(name: &str) -> &str {
     }
 }
 
-/// Why an allowed call failed (`error.type`), in few words: the status, or that it broke off.
+/// Why an allowed call failed (`error.type`), in few words: the status, that it broke off, or that its provider or its tool
+/// says so. Not by which code: whoever answers would make up as many as it likes.
 pub(crate) fn error_type(outcome: &Outcome) -> Option<String> {
     match outcome.status {
         Some(status) if status >= 400 => Some(status.to_string()),
@@ -219,6 +220,14 @@ pub(crate) fn error_type(outcome: &Outcome) -> Option<String> {
             .is_some_and(|answer| answer.error.is_some()) =>
         {
             Some("provider".to_owned())
+        }
+        // As the conventions for MCP have it.
+        _ if outcome.tool.as_ref().is_some_and(|answer| {
+            let mut results = answer.results.iter();
+            results.any(|it| it.is_error || it.error.is_some())
+        }) =>
+        {
+            Some("tool_error".to_owned())
         }
         _ => None,
     }

@@ -386,3 +386,78 @@ async fn a_collector_that_hangs_is_given_up_and_the_queue_of_spans_has_a_bound()
     );
     assert_eq!(begun.elapsed(), super::client::REQUEST);
 }
+
+/// A call of a tool that this server declares, as it is written.
+fn tool(name: &str) -> serde_json::Value {
+    json!({
+        "action": {
+            "kind": "tool_call", "host": "mcp.example.com", "port": 8443,
+            "tool": {"server": "files", "name": name, "method": "tools/call", "id": "7"},
+        },
+        "matched": [{"engine": "rules", "rule": "read-files", "source": {"file": "p", "line": 1}}],
+    })
+}
+
+#[test]
+fn a_call_of_a_tool_is_a_span() {
+    let span = |changes: &serde_json::Value, outcome: Option<&Outcome>| {
+        let decided = crate::watched::Decided::of(&decision(9, changes));
+        super::spans::span(&decided, outcome).map(|span| span.0)
+    };
+    let well = json!({"status": 200, "tool": {"results": [{"id": "7", "is_error": false}]}});
+    let made = span(&tool("read"), Some(&outcome(&well))).unwrap();
+    assert_eq!(made.name, "execute_tool read");
+    assert_eq!(
+        made.end_time_unix_nano - made.start_time_unix_nano,
+        1_500_000_000
+    );
+    assert!(made.status.is_none(), "{made:?}");
+    let attributes = said(&made.attributes);
+    for (key, value) in [
+        ("gen_ai.operation.name", "execute_tool"),
+        ("gen_ai.tool.name", "read"),
+        ("agentguard.tool.server", "files"),
+        ("server.address", "mcp.example.com"),
+        ("server.port", "8443"),
+        ("http.response.status_code", "200"),
+        ("agentguard.verdict", "allow"),
+        ("agentguard.rule", "read-files"),
+        ("agentguard.agent", "coder"),
+    ] {
+        let said = attributes.get(key).map(String::as_str);
+        assert_eq!(said, Some(value), "{key}: {attributes:?}");
+    }
+    // Arguments are nobody's but the record's.
+    assert!(!attributes.keys().any(|key| key.contains("argument")));
+
+    // One that was refused has not lasted.
+    let mut denied = tool("write");
+    let denial = json!({"verdict": "deny", "reason": {"code": "no_rule", "message": "m"}});
+    let denied_map = denied.as_object_mut().unwrap();
+    denied_map.extend(denial.as_object().unwrap().clone());
+    let made = span(&denied, None).unwrap();
+    assert_eq!(made.name, "execute_tool write");
+    assert_eq!(made.start_time_unix_nano, made.end_time_unix_nano);
+    assert_eq!(said(&made.attributes)["error.type"], "no_rule");
+    assert_eq!(made.status.unwrap().code, 2);
+
+    // What its server says that failed.
+    for result in [
+        json!({"id": "7", "is_error": true}),
+        json!({"id": "7", "error": -32602}),
+    ] {
+        let failed = json!({"status": 200, "tool": {"results": [result]}});
+        let made = span(&tool("read"), Some(&outcome(&failed))).unwrap();
+        assert_eq!(said(&made.attributes)["error.type"], "tool_error");
+        assert_eq!(made.status.unwrap().code, 2);
+    }
+
+    // A name is its server's, or its client's, and is cut.
+    let made = span(&tool(&"n".repeat(1000)), None).unwrap();
+    assert_eq!(made.name.len(), "execute_tool ".len() + 256);
+
+    // What is no call of a tool is none.
+    let list = json!({"action": {"kind": "http_request", "host": "mcp.example.com",
+        "tool": {"server": "files", "method": "tools/list", "id": "1"}}});
+    assert!(span(&list, None).is_none());
+}
