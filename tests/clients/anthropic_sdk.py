@@ -43,6 +43,31 @@ async def asynchronous():
             show(await stream.get_final_message())
 
 
+LOOK = {"name": "look", "input_schema": {"type": "object"}}
+
+
+def used(message):
+    [call] = message.content
+    print(call.type, call.id, call.name, call.input, message.stop_reason)
+    print(message.usage.input_tokens, message.usage.output_tokens)
+    return call
+
+
+def tool():
+    call = used(client.messages.create(**CHAT, tools=[LOOK]))
+    with client.messages.stream(**CHAT, tools=[LOOK]) as stream:
+        for event in stream:
+            print(event.type, getattr(event, "partial_json", ""))
+        used(stream.get_final_message())
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": "one two"}
+    answered = [
+        *CHAT["messages"],
+        {"role": "assistant", "content": [call.model_dump(include={"type", "id", "name", "input"})]},
+        {"role": "user", "content": [result, {"type": "text", "text": "go on"}]},
+    ]
+    show(client.messages.create(**{**CHAT, "messages": answered}, tools=[LOOK]))
+
+
 def unknown():
     attempt(lambda: client.messages.create(**{**CHAT, "model": "no-such-model"}))
 

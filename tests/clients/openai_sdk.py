@@ -56,6 +56,23 @@ def responses():
             client.models.list()
 
 
+LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}
+
+
+def used(response):
+    [call] = response.output
+    print(call.type, call.call_id, call.name, call.arguments, response.status)
+    print(response.usage.input_tokens, response.usage.output_tokens)
+
+
+def tool():
+    used(client.responses.create(model=MODEL, input=SENTENCE, tools=[LOOK]))
+    with client.responses.stream(model=MODEL, input=SENTENCE, tools=[LOOK]) as stream:
+        for event in stream:
+            print(event.type, getattr(event, "delta", ""))
+        used(stream.get_final_response())
+
+
 def unknown():
     attempt(lambda: client.chat.completions.create(**{**CHAT, "model": "no-such-model"}))
 

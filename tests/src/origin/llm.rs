@@ -14,8 +14,8 @@
 //!
 //! The model says what the user said last, a word at a time: a word is a token and a delta. Any key
 //! will do, but there must be one. Models are known by the beginnings of their names: `gpt-` and
-//! `text-embedding-` are OpenAI's, `claude-` is Anthropic's. Where OpenAI's chat and the last four are offered a
-//! tool, they call it with what the model would have said, as one token a word; OpenAI's until a tool has answered.
+//! `text-embedding-` are OpenAI's, `claude-` is Anthropic's. Where they are offered a
+//! tool, they call it with what the model would have said, as one token a word; OpenAI's and Anthropic's until a tool has answered.
 
 #![allow(
     clippy::indexing_slicing,

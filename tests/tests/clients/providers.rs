@@ -1,5 +1,5 @@
 //! The clients of other providers of language models, unmodified: Google's, Ollama's, AWS's and Cohere's, each with its
-//! own form of calls and of streams; and an agent that LangChain runs. What the record has of each call is what the provider has sent.
+//! own form of calls and of streams; tools that OpenAI's and Anthropic's call; and an agent that LangChain runs. What the record has of each call is what the provider has sent.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -17,18 +17,19 @@ pub(crate) const OLLAMA: &str = "ollama.corp.example";
 pub(crate) const BEDROCK: &str = "bedrock-runtime.us-east-1.amazonaws.com";
 pub(crate) const COHERE: &str = "api.cohere.com";
 pub(crate) const OPENAI: &str = "api.openai.com";
+const ANTHROPIC: &str = "api.anthropic.com";
 
 const MODELS: &str = "This model is not for agents.";
 
 pub(crate) fn world(name: &str) -> Result<World> {
     let origin = Origin::at(&address::origin(0x10));
-    let hosts = [GEMINI, OLLAMA, BEDROCK, COHERE, OPENAI];
+    let hosts = [GEMINI, OLLAMA, BEDROCK, COHERE, OPENAI, ANTHROPIC];
     let origin = hosts.iter().fold(origin, |origin, host| origin.site(host));
     World::new(name).origin(origin).start()
 }
 
 fn open(world: &World) -> Result<Room<'_>> {
-    let hosts = format!("[{GEMINI}, {OLLAMA}, {BEDROCK}, {COHERE}, {OPENAI}]");
+    let hosts = format!("[{GEMINI}, {OLLAMA}, {BEDROCK}, {COHERE}, {OPENAI}, {ANTHROPIC}]");
     let policy = format!(
         "
 version: 1
@@ -47,7 +48,7 @@ rules:
     reason: {MODELS}
 "
     );
-    let names = [GEMINI, OLLAMA, BEDROCK, COHERE, OPENAI];
+    let names = [GEMINI, OLLAMA, BEDROCK, COHERE, OPENAI, ANTHROPIC];
     let upstreams = json!([{ "host": names, "ca": world.ca_file() }]);
     let guard = world.guard().policy(&policy);
     let guard = guard.setting("upstreams", upstreams);
@@ -289,6 +290,37 @@ fn cohere_s_sdk_is_served_and_refused_in_its_words() {
         ("forbidden", &["deny chat command-forbidden whole"]),
     ];
     same(&room, "cohere_sdk.py", COHERE, calls, "ForbiddenError 403").unwrap();
+}
+
+#[test]
+fn anthropic_s_sdk_is_asked_to_call_tools() {
+    let world = world("anthropic-tools").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[(
+        "tool",
+        &[
+            "chat claude-haiku-4-5 whole 6+0 6+- tool_use SAID",
+            "chat claude-haiku-4-5 stream 6+0 6+- tool_use SAID",
+            "chat claude-haiku-4-5 whole 8+0 2+- end_turn",
+        ],
+    )];
+    same(&room, "anthropic_sdk.py", ANTHROPIC, calls, "").unwrap();
+    room.close().unwrap();
+}
+
+#[test]
+fn openai_s_sdk_is_asked_to_call_tools_by_responses() {
+    let world = world("responses-tools").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[(
+        "tool",
+        &[
+            "chat gpt-5-mini whole 6+0 6+0 completed SAID",
+            "chat gpt-5-mini stream 6+0 6+0 completed SAID",
+        ],
+    )];
+    same(&room, "openai_sdk.py", OPENAI, calls, "").unwrap();
+    room.close().unwrap();
 }
 
 /// Each turn of the agent is two calls: the model asks for its tool, and is told what that said.

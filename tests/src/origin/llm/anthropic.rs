@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Content, Fault, Said, named};
+use super::{Content, Fault, Said, called, named, words};
 
 pub(super) fn answer(fields: &HeaderMap, body: &[u8]) -> Result<Content, Fault> {
     if !fields.contains_key("x-api-key") && !fields.contains_key(header::AUTHORIZATION) {
@@ -57,8 +57,24 @@ fn said_in_message(asked: &Value) -> Said {
     )
 }
 
-fn message_stop(said: &Said) -> &'static str {
-    if said.cut { "max_tokens" } else { "end_turn" }
+/// The tool that is called: one that is offered, as long as none has answered.
+fn message_tool(asked: &Value) -> Option<&str> {
+    let messages = asked["messages"].as_array().into_iter().flatten();
+    let mut blocks = messages.flat_map(|it| it["content"].as_array().into_iter().flatten());
+    let answered = blocks.any(|block| block["type"] == "tool_result");
+    called(&asked["tools"][0]).filter(|_| !answered)
+}
+
+fn message_stop(asked: &Value, said: &Said) -> &'static str {
+    match message_tool(asked) {
+        Some(_) => "tool_use",
+        None if said.cut => "max_tokens",
+        None => "end_turn",
+    }
+}
+
+fn message_call(name: &str, input: &Value) -> Value {
+    json!({ "type": "tool_use", "id": "toolu_1", "name": name, "input": input })
 }
 
 fn message_object(
@@ -89,11 +105,14 @@ fn message_object(
 
 pub(super) fn message(asked: &Value) -> Value {
     let said = said_in_message(asked);
-    let content = json!({ "type": "text", "text": said.text() });
+    let content = match message_tool(asked) {
+        Some(name) => message_call(name, &json!({ "said": said.text() })),
+        None => json!({ "type": "text", "text": said.text() }),
+    };
     message_object(
         asked,
         &[content],
-        Some(message_stop(&said)),
+        Some(message_stop(asked, &said)),
         &said,
         said.output_tokens(),
     )
@@ -106,23 +125,36 @@ fn message_events(asked: &Value) -> Vec<Bytes> {
 pub(super) fn message_values(asked: &Value) -> Vec<Value> {
     let said = said_in_message(asked);
     let begin = message_object(asked, &[], None, &said, 1);
-    let block = json!({ "type": "text", "text": "" });
+    let (block, deltas): (_, Vec<Value>) = match message_tool(asked) {
+        Some(name) => {
+            let arguments = json!({ "said": said.text() }).to_string();
+            let pieces = words(&arguments).into_iter();
+            let pieces = pieces.map(|it| json!({ "type": "input_json_delta", "partial_json": it }));
+            (message_call(name, &json!({})), pieces.collect())
+        }
+        None => {
+            let said = said.words.iter();
+            let said = said.map(|word| json!({ "type": "text_delta", "text": word }));
+            (json!({ "type": "text", "text": "" }), said.collect())
+        }
+    };
     let mut events = vec![
         json!({ "type": "message_start", "message": begin }),
         json!({ "type": "content_block_start", "index": 0, "content_block": block }),
         json!({ "type": "ping" }),
     ];
-    events.extend(said.words.iter().map(|word| {
-        let delta = json!({ "type": "text_delta", "text": word });
-        json!({ "type": "content_block_delta", "index": 0, "delta": delta })
-    }));
+    events.extend(
+        deltas
+            .into_iter()
+            .map(|delta| json!({ "type": "content_block_delta", "index": 0, "delta": delta })),
+    );
     let usage = json!({
         "input_tokens": said.input_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 0,
         "output_tokens": said.output_tokens(),
     });
-    let end = json!({ "stop_reason": message_stop(&said), "stop_sequence": null });
+    let end = json!({ "stop_reason": message_stop(asked, &said), "stop_sequence": null });
     events.extend([
         json!({ "type": "content_block_stop", "index": 0 }),
         json!({ "type": "message_delta", "delta": end, "usage": usage }),

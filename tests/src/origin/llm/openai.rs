@@ -255,10 +255,34 @@ fn response_part(text: &str) -> Value {
     json!({ "type": "output_text", "annotations": [], "logprobs": [], "text": text })
 }
 
+/// As [`chat_tool`].
+fn response_tool(asked: &Value) -> Option<&str> {
+    let mut items = asked["input"].as_array().into_iter().flatten();
+    let answered = items.any(|item| item["type"] == "function_call_output");
+    called(&asked["tools"][0]).filter(|_| !answered)
+}
+
+fn response_call(status: &str, name: &str, arguments: &str) -> Value {
+    json!({
+        "id": "fc_1",
+        "type": "function_call",
+        "status": status,
+        "call_id": "call_1",
+        "name": name,
+        "arguments": arguments,
+    })
+}
+
 /// The response at its end, and the item in it.
 fn response_end(asked: &Value, said: &Said) -> (Value, Value) {
     let status = if said.cut { "incomplete" } else { "completed" };
-    let item = response_item(status, &[response_part(&said.text())]);
+    let item = match response_tool(asked) {
+        Some(name) => {
+            let arguments = json!({ "said": said.text() }).to_string();
+            response_call(status, name, &arguments)
+        }
+        None => response_item(status, &[response_part(&said.text())]),
+    };
     let usage = json!({
         "input_tokens": said.input_tokens,
         "input_tokens_details": { "cached_tokens": 0 },
@@ -280,13 +304,19 @@ fn response_events(asked: &Value) -> Vec<Bytes> {
     let said = said_in_response(asked);
     let (end, item) = response_end(asked, &said);
     let begin = response_object(asked, "in_progress", &[], &Value::Null);
-    let begun = response_item("in_progress", &[]);
+    let tool = response_tool(asked);
+    let begun = match tool {
+        Some(name) => response_call("in_progress", name, ""),
+        None => response_item("in_progress", &[]),
+    };
     let in_item = |mut event: Value, of_part: bool| {
         if let Some(event) = event.as_object_mut() {
             event.insert("output_index".to_owned(), json!(0));
             if of_part {
-                event.insert("item_id".to_owned(), json!("msg_1"));
-                event.insert("content_index".to_owned(), json!(0));
+                event.insert("item_id".to_owned(), begun["id"].clone());
+                if tool.is_none() {
+                    event.insert("content_index".to_owned(), json!(0));
+                }
             }
         }
         event
@@ -298,27 +328,37 @@ fn response_events(asked: &Value) -> Vec<Bytes> {
             json!({ "type": "response.output_item.added", "item": begun }),
             false,
         ),
-        in_item(
-            json!({ "type": "response.content_part.added", "part": response_part("") }),
-            true,
-        ),
     ];
-    events.extend(said.words.iter().map(|word| {
-        let delta = json!({ "type": "response.output_text.delta", "delta": word, "logprobs": [] });
-        in_item(delta, true)
-    }));
-    let text = said.text();
-    let part = response_part(&text);
+    match tool {
+        Some(_) => {
+            let arguments = item["arguments"].as_str().unwrap_or_default();
+            events.extend(words(arguments).into_iter().map(|piece| {
+                let kind = "response.function_call_arguments.delta";
+                in_item(json!({ "type": kind, "delta": piece }), true)
+            }));
+            let kind = "response.function_call_arguments.done";
+            events.push(in_item(
+                json!({ "type": kind, "arguments": arguments }),
+                true,
+            ));
+        }
+        None => {
+            let part =
+                |kind: &str, part: Value| in_item(json!({ "type": kind, "part": part }), true);
+            events.push(part("response.content_part.added", response_part("")));
+            events.extend(said.words.iter().map(|word| {
+                let kind = "response.output_text.delta";
+                in_item(json!({ "type": kind, "delta": word, "logprobs": [] }), true)
+            }));
+            let text = said.text();
+            let kind = "response.output_text.done";
+            let done = json!({ "type": kind, "text": text, "logprobs": [] });
+            events.push(in_item(done, true));
+            events.push(part("response.content_part.done", response_part(&text)));
+        }
+    }
     let ending = format!("response.{}", end["status"].as_str().unwrap_or_default());
     events.extend([
-        in_item(
-            json!({ "type": "response.output_text.done", "text": text, "logprobs": [] }),
-            true,
-        ),
-        in_item(
-            json!({ "type": "response.content_part.done", "part": part }),
-            true,
-        ),
         in_item(
             json!({ "type": "response.output_item.done", "item": item }),
             false,
