@@ -17,6 +17,8 @@
 //!
 //! With the query `?h3`, an answer says that the origin speaks HTTP/3 too, which nobody does there.
 //!
+//! With the field `x-answer`, a type and bytes in hexadecimal behind it, the answer is these bytes, of that type.
+//!
 //! The endpoints of LLM APIs have paths of their own below `/v1/`, and stream at the pace of `/sse`.
 //! With the field `x-hold`, the second half of a stream's events waits until another request has
 //! arrived: a client that sends one when it has read the first event shows that events come singly.
@@ -197,6 +199,10 @@ async fn answer(
     if kind == "early" {
         return respond(StatusCode::PAYLOAD_TOO_LARGE, text("too much\n".to_owned()));
     }
+    if let Some(field) = seen.header("x-answer") {
+        read(body, &arrived, 0).await?;
+        return bytes_of(field);
+    }
     if let Some(api) = api {
         let asked = read(body, &arrived, llm::LONGEST).await?;
         return speak(api.answer(&path, &head.headers, &asked), pace);
@@ -246,6 +252,22 @@ async fn answer(
         }
         _ => respond(StatusCode::OK, echo(&seen, &told, &arrived)),
     }
+}
+
+/// The answer that a field says: its type, and its bytes in hexadecimal.
+fn bytes_of(field: &str) -> Result<Response<Body>, Error> {
+    let (kind, digits) = field.rsplit_once(' ').unwrap_or(("", field));
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let pairs = digits.as_bytes().chunks(2).map(|pair| match *pair {
+        [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
+        _ => None,
+    });
+    let content: Option<Vec<u8>> = pairs.collect();
+    let content = content.ok_or_else(|| Error::other("x-answer is not hexadecimal"))?;
+    let mut response = respond(StatusCode::OK, full(content))?;
+    let kind = header::HeaderValue::from_str(kind).map_err(Error::other)?;
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
 }
 
 /// What an LLM API answers.

@@ -6,6 +6,7 @@
     reason = "a test ends where it cannot go on, helpers included"
 )]
 
+mod calls;
 mod disk;
 mod keeper_socket;
 mod protocols;
