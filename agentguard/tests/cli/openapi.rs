@@ -92,6 +92,8 @@ agents: [{name: coder}]
 rules:
   - {id: reads, match: {host: [tracker.example.com], port: [443], tool: {server: [tracker], name: [find*, list*]}}, action: allow, handling: inspect}
   - {id: texts, match: {host: [tracker.example.com], port: [443], tool: {server: [tracker], name: [readFile], arguments: {/format: [txt]}}}, action: allow, handling: inspect}
+  # Arguments are texts, of which an expression makes numbers: one that is none is not allowed.
+  - {id: first, match: {host: [tracker.example.com], port: [443], tool: {server: [tracker], name: [createIssue]}}, when: \"int(tool.arguments['/page']) <= 10\", action: allow, handling: inspect}
 ";
     std::fs::write(at("policy.yaml"), policy).unwrap();
     let tests = "version: 1
@@ -100,6 +102,11 @@ tests:
   - {name: delete, agent: coder, host: tracker.example.com, port: 443, request: {method: DELETE, path: /api/v2/issues/7, tool: {name: delete_api_v2_issues_number}}, expect: deny}
   - {name: text, agent: coder, host: tracker.example.com, port: 443, request: {method: GET, path: /api/v2/files/a.txt, tool: {name: readFile, arguments: {/name: a, /format: txt}}}, expect: allow}
   - {name: key, agent: coder, host: tracker.example.com, port: 443, request: {method: GET, path: /api/v2/files/a.pem, tool: {name: readFile, arguments: {/name: a, /format: pem}}}, expect: deny}
+  - {name: first, agent: coder, host: tracker.example.com, port: 443, request: {method: POST, path: /api/v2/issues, tool: {name: createIssue, arguments: {/page: '7'}}}, expect: allow}
+  - {name: later, agent: coder, host: tracker.example.com, port: 443, request: {method: POST, path: /api/v2/issues, tool: {name: createIssue, arguments: {/page: '70'}}}, expect: deny}
+  - {name: no number, agent: coder, host: tracker.example.com, port: 443, request: {method: POST, path: /api/v2/issues, tool: {name: createIssue, arguments: {/page: seven}}}, expect: deny}
+  - {name: half, agent: coder, host: tracker.example.com, port: 443, request: {method: POST, path: /api/v2/issues, tool: {name: createIssue, arguments: {/page: '7.5'}}}, expect: deny}
+  - {name: without, agent: coder, host: tracker.example.com, port: 443, request: {method: POST, path: /api/v2/issues, tool: {name: createIssue}}, expect: deny}
 ";
     std::fs::write(at("policy.test.yaml"), tests).unwrap();
     let said = agentguard(["policy", "test", &at("policy.test.yaml")]).run();
