@@ -313,6 +313,44 @@ fn a_rise_that_no_window_had_is_in_the_upper_bound() {
 }
 
 #[test]
+fn an_earlier_first_use_makes_the_time_longer_that_is_known() {
+    // Nobody knows what was before the first use: four parts, and 42 to come.
+    let expected = |amounts: &[u64]| at_end(&day(0, amounts)).expected;
+    let late = expected(&[0, 0, 1, 231_495, 0, 260_185]);
+    assert_eq!(late, 491_681 + (491_681 * 42 + 2) / 4);
+    // With a token more it is known that there was next to nothing in the two before them, and less is to come.
+    let early = expected(&[1, 0, 1, 231_495, 0, 260_185]);
+    assert_eq!(early, 491_682 + 491_682 * 42 / 6);
+    // Within what was known, more is more.
+    assert!(expected(&[0, 0, 2, 231_495, 0, 260_185]) > late);
+    assert!(expected(&[0, 0, 1, 231_495, 1, 260_185]) > late);
+    // Once an earlier window was seen, all of it was known before.
+    let known = |amounts: &[u64]| {
+        let past = vec![ended(-1, vec![0, 1])];
+        let course = Course {
+            ended: past,
+            ..day(0, amounts)
+        };
+        at_end(&course).expected
+    };
+    let late = known(&[0, 0, 1, 231_495, 0, 260_185]);
+    assert!(known(&[1, 0, 1, 231_495, 0, 260_185]) > late);
+}
+
+#[test]
+fn the_first_use_for_a_quarter_of_a_window_is_the_rate_that_counts() {
+    // Where the quarter says nothing, more time is looked at.
+    let mut amounts = [0; 16];
+    amounts[0] = 1600;
+    assert_eq!(at_end(&day(0, &amounts)).expected, 1600 + 32 * 100);
+    // Where it says something, it counts, however little that is.
+    amounts[10] = 12;
+    assert_eq!(at_end(&day(0, &amounts)).expected, 1612 + 32);
+    amounts[11] = 12;
+    assert_eq!(at_end(&day(0, &amounts)).expected, 1624 + 2 * 32);
+}
+
+#[test]
 fn what_an_operator_says_counts_and_is_no_rate() {
     let said = Course {
         used: 10_000,
@@ -488,12 +526,21 @@ proptest! {
         prop_assert!(end(&after).expected >= end(&before).expected);
         prop_assert!(end(&after).low >= end(&before).low && end(&after).high >= end(&before).high);
         prop_assert!(at(&after) <= at(&before));
-        // And lately.
+        // And lately, in what was looked at before, too. What is used before the first use makes the time longer that is
+        // known, and the first use in a quarter of a window makes it the time that counts: then a little more may well be
+        // a lower rate.
         let mut level = level;
-        let lately = level.spread.amounts.len().min(12);
-        let from = level.spread.amounts.len() - lately;
-        level.spread.amounts[from + place.index(lately)] += more;
-        if let Some(after) = Forecast::of(&level) {
+        let amounts = &mut level.spread.amounts;
+        let from = amounts.len().saturating_sub(12);
+        let known = match level.ended.iter().any(|it| it.used > 0) {
+            true => 0,
+            false => amounts.iter().position(|it| *it > 0).unwrap_or(amounts.len()),
+        };
+        let from = from.max(known);
+        let lately = &mut amounts[from..];
+        if lately.iter().any(|it| *it > 0) {
+            lately[place.index(lately.len())] += more;
+            let after = Forecast::of(&level).expect("a forecast");
             prop_assert!(end(&after).expected >= end(&before).expected, "{:?} {:?}", before, after);
         }
     }
