@@ -318,10 +318,6 @@ impl Endpoint {
             }
             // xAI's.
             (LlmApi::Openai, "deferred-completion", _) => Some(Self::Retrieved(Retrieved::Chat)),
-            (LlmApi::Openai, "conversations", _) => Some(Self::Retrieved(Retrieved::Kept)),
-            (LlmApi::Openai, _, _) if collection == "conversations" || above == "conversations" => {
-                Some(Self::Retrieved(Retrieved::Kept))
-            }
             (LlmApi::Openai, _, "input_items") if collection == "responses" => {
                 Some(Self::Retrieved(Retrieved::Kept))
             }
@@ -338,6 +334,10 @@ impl Endpoint {
             }
             (LlmApi::Openai, service, _) if service.starts_with("xai_api.") => {
                 Some(Self::OtherForm)
+            }
+            (LlmApi::Openai, "conversations", _) => Some(Self::Retrieved(Retrieved::Kept)),
+            (LlmApi::Openai, _, _) if collection == "conversations" || above == "conversations" => {
+                Some(Self::Retrieved(Retrieved::Kept))
             }
             (LlmApi::Anthropic, _, "results") if collection == "batches" => {
                 Some(Self::Retrieved(Retrieved::Batch))

@@ -20,6 +20,8 @@ pub struct Route {
     engine: Option<String>,
     /// Which answers are fetched there by a request without content, where nothing is called by it.
     kept: Option<Retrieved>,
+    /// Whether its server may take another method than the request has, from a field (`X-HTTP-Method-Override`): Google's.
+    overrides: bool,
 }
 
 impl Route {
@@ -60,6 +62,7 @@ impl Route {
                 None if response => Some(Retrieved::Response),
                 kept => kept,
             },
+            overrides: api == LlmApi::Gemini,
         })
     }
 
@@ -70,6 +73,7 @@ impl Route {
             model,
             engine: None,
             kept: endpoint.keeps(),
+            overrides: false,
         }
     }
 
@@ -95,6 +99,9 @@ impl Route {
     pub fn called(self, method: &Method, websocket: bool) -> Option<Self> {
         let quiet = matches!(*method, Method::HEAD | Method::OPTIONS | Method::GET);
         let by_path_alone = self.endpoint.by_path_alone() && *method != Method::OPTIONS;
+        if self.overrides && *method != Method::OPTIONS {
+            return Some(self);
+        }
         match (self.endpoint, self.kept) {
             // There nothing is called, and no answer told.
             (Endpoint::Retrieved(_), _)

@@ -143,6 +143,17 @@ fn calls_and_models_are_known_by_their_path() {
     assert!(Endpoint::Retrieved(Retrieved::Interaction).by_path_alone());
 }
 
+/// Google's servers take another method from a field, in whichever form they are spoken to.
+#[test]
+fn a_path_of_google_s_is_called_by_any_method() {
+    let path = "/v1beta/openai/chat/completions";
+    for method in [http::Method::GET, http::Method::HEAD, http::Method::DELETE] {
+        let called = |api| Route::of(api, path).unwrap().called(&method, false);
+        let endpoint = called(LlmApi::Gemini).map(|it| it.endpoint);
+        assert_eq!(endpoint, Some(Endpoint::ChatCompletions), "{method}");
+    }
+}
+
 /// Which of the two a server takes is not known.
 #[test]
 fn a_model_that_the_content_names_is_that_of_the_path() {
