@@ -140,9 +140,12 @@ impl Accounting {
         self
     }
 
-    /// Has an agent stopped that is refused by a budget that is spent, if its policy says so.
+    /// Has an agent stopped that is refused by a budget that is spent, if its policy says so. One of which more than a
+    /// hundredth is left is not: there was too little for this call, which may never have used what it might have.
     fn freeze(&self, agent: AgentId, denial: &Denial, rule: Option<&BudgetRule>) {
-        let spent = denial.reason.code == ReasonCode::BudgetExhausted;
+        let is_spent = |it: &Spent| it.limit.saturating_sub(it.used) <= it.limit / 100;
+        let spent = denial.reason.code == ReasonCode::BudgetExhausted
+            && denial.spent.as_deref().is_some_and(is_spent);
         let rule = rule.filter(|rule| spent && rule.budget.reached == Reached::Freeze);
         if let (Some(rule), Some(freezer)) = (rule, &self.freezer) {
             freezer(agent, &rule.budget.id);

@@ -130,7 +130,7 @@ fn a_soft_limit_is_recorded_told_to_clients_and_slows_calls_down() {
 fn an_agent_whose_budget_is_spent_is_stopped_until_it_is_released() {
     let world = world("budget-freeze").unwrap();
     let budgets = "
-  - { id: two, unit: calls, limit: 2, window: day, reached: freeze }
+  - { id: two, unit: calls, limit: 2, window: day, per: [agent], reached: freeze }
 ";
     let room = open(&world, budgets).unwrap();
     for _ in 0..2 {
@@ -164,7 +164,7 @@ fn an_agent_whose_budget_is_spent_is_stopped_until_it_is_released() {
     let released = cli(&["agent", "release", "coder"]);
     assert_eq!(released.code(), 0, "{released}");
     assert!(!is_stopped());
-    let reset = cli(&["budget", "reset", "two"]);
+    let reset = cli(&["budget", "reset", "two/agent=coder"]);
     assert_eq!(reset.code(), 0, "{reset}");
     let answer = call(&room).unwrap().success().unwrap();
     assert!(answer.stdout.contains("200"), "{answer}");

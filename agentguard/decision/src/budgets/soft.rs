@@ -109,14 +109,16 @@ impl Accounting {
         rules: &[&BudgetRule],
         charges: &[Charge],
     ) -> Softly {
-        let levels = self.levels.load();
+        let (levels, now) = (self.levels.load(), Timestamp::now().as_millisecond());
         let mut softly = Softly::default();
         for (rule, charge) in rules.iter().zip(charges) {
             let Some(soft) = rule.soft.filter(|_| rule.is_enforced(agent)) else {
                 continue;
             };
             let key = (Arc::clone(&charge.budget.id), charge.scope.clone());
-            let Some(level) = levels.0.get(&key) else {
+            // What is known of a window that has ended says nothing of the next.
+            let is_under_way = |it: &&Arc<Level>| it.state.until.is_none_or(|until| until > now);
+            let Some(level) = levels.0.get(&key).filter(is_under_way) else {
                 continue;
             };
             softly.slow = softly.slow.max(soft.slow);

@@ -192,6 +192,9 @@ impl<R: Recorder> Decider<R> {
             },
         };
         let more = format!(" The limit of this call cannot be lowered to what is left: {why}.");
+        if let Some(accounting) = self.accounting() {
+            accounting.freeze(client.agent, &denied, denied.rule(&policy));
+        }
         denied.reason.message.push_str(&more);
         let seen = Seen::Request(asked.seen());
         let spent = denied.spent.take();

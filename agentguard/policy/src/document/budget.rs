@@ -76,7 +76,7 @@ pub(crate) struct RawSoft {
     /// Whether answers say from then on how much is left, in fields `RateLimit` and `RateLimit-Policy`.
     #[serde(default)]
     pub(crate) header: bool,
-    /// For how long each call waits from then on before it leaves: `2s`, a minute at most. Not at all, if absent.
+    /// For how long each call waits from then on before it leaves: `2s`, ten at most. Not at all, if absent.
     #[serde(default)]
     pub(crate) slow: Option<At<String>>,
     /// Whether it is recorded, too, that it will be spent before its window ends, as it goes on: once in each window.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentguard_model::budget::{Budget, Dimension, Unit, Window};
+use agentguard_model::budget::{Budget, Dimension, Reached, Unit, Window};
 use agentguard_model::{Mode, Source};
 use jiff::tz::TimeZone;
 
@@ -31,9 +31,9 @@ const MIN_LENGTH: u64 = 60;
 /// From how much of a limit on a soft one holds that does not say it, in percent.
 const AT: u8 = 80;
 
-/// For how many seconds a call may be held up by a soft limit, at most: clients wait for minutes, not for longer. More is
+/// For how many seconds a call may be held up by a soft limit, at most: the hook of an agent waits for twenty. More is
 /// refused.
-const MAX_SLOW: u64 = 60;
+const MAX_SLOW: u64 = 10;
 
 /// The words for what tells accounts apart, but for labels.
 const DIMENSIONS: [(&str, Dimension); 8] = [
@@ -112,6 +112,7 @@ fn budget(raw: &RawBudget, known: &Known<'_>, report: &mut Report) -> Option<Bud
     let servers = named("server", tool.and_then(|it| it.server.as_ref()), report);
     let tools = named("name", tool.and_then(|it| it.name.as_ref()), report);
     what_it_counts(raw, report);
+    who_is_stopped(raw, report);
     let soft = raw.soft.as_ref().and_then(|it| soft(raw, it, report));
     if let Some(reason) = &raw.reason
         && reason.value.len() > MAX_STRING
@@ -335,6 +336,19 @@ pub(super) fn per(
     Some(per)
 }
 
+/// Whoever calls next is stopped by an account that is spent, and not who spent it, where several share it.
+fn who_is_stopped(raw: &RawBudget, report: &mut Report) {
+    let mut per = raw.per.iter().flat_map(|it| &it.value);
+    if raw.reached == Reached::Freeze && !per.any(|it| it.value == "agent") {
+        let hint = "`per: [agent]`, so that nobody is stopped for what another has used";
+        report.error(
+            raw.id.place,
+            "`reached: freeze` is for accounts that each agent has for itself",
+            hint,
+        );
+    }
+}
+
 /// What is done before it is spent.
 fn soft(budget: &RawBudget, raw: &At<RawSoft>, report: &mut Report) -> Option<Soft> {
     let unit = budget.unit.value;
@@ -370,7 +384,7 @@ fn soft(budget: &RawBudget, raw: &At<RawSoft>, report: &mut Report) -> Option<So
             let text = slow.value.trim();
             let Some(time) = seconds(text).filter(|it| (1..=MAX_SLOW).contains(it)) else {
                 let message = format!(
-                    "`slow: {}` is not a time from a second to a minute",
+                    "`slow: {}` is not a time from 1 to 10 seconds",
                     quoted(text)
                 );
                 report.error(slow.place, message, "like `2s`");

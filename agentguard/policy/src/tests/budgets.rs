@@ -58,7 +58,7 @@ fn amounts_windows_and_accounts_are_read() {
 #[test]
 fn soft_limits_are_read_and_hold_from_their_part_on() {
     let text = "version: 1\nagents: [{name: coder}]\nbudgets:\n  - {id: a, unit: calls, limit: 10, window: day, soft: {}}\n  \
-                - {id: b, unit: calls, limit: 3, window: day, reached: freeze, soft: {at: 34 %, header: true, slow: 2s, forecast: true}}\n";
+                - {id: b, unit: calls, limit: 3, window: day, per: [agent], reached: freeze, soft: {at: 34 %, header: true, slow: 2s, forecast: true}}\n";
     let policy = compile(&[document(text)]).expect("it compiles");
     let soft = |id: &str| policy.budget(id).and_then(|it| it.soft).expect("one");
     let plain = Soft {
@@ -195,6 +195,10 @@ fn what_cannot_be_meant_is_refused_with_its_place() {
         ),
         ("{id: a, unit: calls, window: day}", "`limit`"),
         (
+            "{id: a, unit: calls, limit: 1, window: day, reached: freeze, per: [model]}",
+            "`reached: freeze` is for accounts that each agent has for itself",
+        ),
+        (
             "{id: a, unit: calls, limit: 1, window: day, soft: {at: 0%}}",
             "`at: 0%` is no part of a limit",
         ),
@@ -204,7 +208,7 @@ fn what_cannot_be_meant_is_refused_with_its_place() {
         ),
         (
             "{id: a, unit: calls, limit: 1, window: day, soft: {slow: 2m}}",
-            "`slow: 2m` is not a time from a second to a minute",
+            "`slow: 2m` is not a time from 1 to 10 seconds",
         ),
         (
             "{id: a, unit: concurrent_calls, limit: 1, window: lifetime, soft: {}}",

@@ -20,14 +20,16 @@ pub(super) fn stop(keeper: &Shared, agent: AgentId, budget: &str) {
     let (keeper, budget) = (keeper.clone(), budget.to_owned());
     let stopping = std::thread::Builder::new().name("spent".into());
     let started = stopping.spawn(move || {
-        let reason = format!("the budget `{budget}` is spent");
         let cut = {
             let mut keeper = lock(&keeper);
             // Meanwhile another call may have said it.
             if keeper.is_stopped(&name) {
                 return;
             }
-            keeper.quarantine(&name, Some(reason), true, 0)
+            // Who quarantined it before has said why.
+            let reason = (!keeper.is_quarantined(agent))
+                .then(|| format!("the budget `{budget}` is spent"));
+            keeper.quarantine(&name, reason, true, 0)
         };
         let done = cut.and_then(|cut| cut.finish(|| lock(&keeper).give_up_worker()));
         match done {

@@ -4,7 +4,7 @@
 //! forecast says for the first time in a window that it will be spent. A worker that takes another's place records again
 //! what holds when it begins.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use jiff::Timestamp;
 const LOOK: Duration = Duration::from_secs(2);
 
 /// The same where hosts share their budgets: all accounts are asked for then.
-const LOOK_SHARED: Duration = Duration::from_secs(10);
+const LOOK_SHARED: Duration = Duration::from_secs(30);
 
 /// How often it is foretold.
 const FORETELL: Duration = Duration::from_secs(60);
@@ -35,8 +35,8 @@ type Key = (Arc<str>, Scope);
 /// What was told already.
 #[derive(Default)]
 struct Known {
-    /// Those at their level.
-    reached: HashSet<Key>,
+    /// Those at their level, each with the beginning of the window.
+    reached: HashMap<Key, i64>,
     /// Those that will be spent, each with the beginning of the window.
     foretold: HashMap<Key, i64>,
 }
@@ -87,20 +87,24 @@ pub(super) async fn watch<R: Recorder>(
             (known, look)
         });
         let Ok((before, look)) = looking.await else {
-            return;
+            // It is begun anew, and what holds is told again.
+            known = Known::default();
+            continue;
         };
         known = before;
+        accounting.soft(look.reached.iter().map(|(level, _)| level.clone()));
         for (level, _) in look.reached.iter().filter(|(_, new)| *new) {
             if let Err(refused) = decider.soft_limit(level).await {
-                tracing::warn!(%refused, budget = %level.budget.id, "that a soft limit is reached is not in the record");
+                tracing::warn!(%refused, budget = %level.budget.id, "that a soft limit is reached is not in the record; it is tried again");
+                known.reached.remove(&key(level));
             }
         }
         for (level, at) in &look.foretold {
             if let Err(refused) = decider.will_be_spent(level, *at).await {
-                tracing::warn!(%refused, budget = %level.budget.id, "that a budget will be spent is not in the record");
+                tracing::warn!(%refused, budget = %level.budget.id, "that a budget will be spent is not in the record; it is tried again");
+                known.foretold.remove(&key(level));
             }
         }
-        accounting.soft(look.reached.into_iter().map(|(level, _)| level));
     }
 }
 
@@ -108,20 +112,20 @@ impl Known {
     fn look(&mut self, books: &Books<'_>, foretells: bool) -> Look {
         let all = books.fullest();
         let mut look = Look::default();
-        let mut reached = HashSet::new();
+        let mut reached = HashMap::new();
         for found in &all {
             let Some(level) = level(found) else { continue };
             let (Some(soft), key) = (found.rule.and_then(|rule| rule.soft), key(&level)) else {
                 continue;
             };
             let (used, limit) = (level.state.used, level.budget.limit);
-            let was = self.reached.contains(&key);
+            let was = self.reached.get(&key) == Some(&level.state.since);
             let stays = was && soft.is_reached(used.saturating_mul(100) / BELOW, limit);
+            if soft.is_reached(used, limit) || stays {
+                reached.insert(key, level.state.since);
+            }
             if soft.is_reached(used, limit) {
                 look.reached.push((level, !was));
-            }
-            if soft.is_reached(used, limit) || stays {
-                reached.insert(key);
             }
         }
         self.reached = reached;
