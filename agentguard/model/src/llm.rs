@@ -108,6 +108,14 @@ pub struct Demand {
     pub serves_tools: bool,
     /// How many pictures, documents and sounds there are in it.
     pub media: u32,
+    /// How many of these are pictures that are in it themselves.
+    pub pictures: u32,
+    /// How many of the pictures are to be looked at in no more detail than OpenAI's `high`.
+    pub plain_pictures: u32,
+    /// How many bytes of the call the pictures are, as they are written there: in base64.
+    pub picture_bytes: u64,
+    /// Whether it says of each cache that it writes that it is kept for five minutes.
+    pub short_caches: bool,
     /// Whether it refers to what is not in it: an earlier answer, a file, a stored prompt, a picture at an address.
     pub refers: bool,
     /// How many messages and tools there are in it, around which a provider writes words of its own.

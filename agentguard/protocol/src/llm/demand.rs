@@ -5,6 +5,7 @@
 //! would, and of a member that is there twice the one counts that asks for more.
 
 mod kinds;
+mod pictures;
 #[cfg(test)]
 mod tests;
 mod vendors;
@@ -12,6 +13,7 @@ mod vendors;
 use agentguard_model::Demand;
 
 use self::kinds::{ITEMS, Whose, is_text, whose};
+use self::pictures::{Caches, Picture};
 use super::names::bare_in;
 use super::{Endpoint, InvokeForm, MAX_WORD};
 use crate::json::{Event, Kind, Part};
@@ -70,6 +72,11 @@ pub(super) struct DemandSink {
     told: bool,
     /// Whether it says that something is to be written.
     loud: bool,
+    /// The part that is being read, which may be a picture.
+    picture: Option<Picture>,
+    /// How many bytes the text has that is being read, as far as it was read.
+    length: u64,
+    caches: Caches,
 }
 
 /// The beginning of a text, which is all that is looked at.
@@ -107,9 +114,20 @@ enum Field {
     Environment,
     Execution,
     Item,
-    Part,
+    /// Whether it is that of the part that may be a picture.
+    Part {
+        own: bool,
+    },
     Source,
     Url,
+    /// A picture's own address, which may have it in itself.
+    Picture,
+    /// Its bytes, its type, and in which detail it is looked at.
+    Bytes,
+    Mime,
+    Detail,
+    /// For how long a cache is kept.
+    Kept,
     /// What becomes of a context that is too long.
     Edit,
 }
@@ -127,6 +145,9 @@ impl DemandSink {
             clients: false,
             told: false,
             loud: false,
+            picture: None,
+            length: 0,
+            caches: Caches::default(),
         }
     }
 
@@ -137,6 +158,7 @@ impl DemandSink {
 
     pub(super) fn finish(self) -> Demand {
         let mut demand = self.demand;
+        demand.short_caches = self.caches.are_short() && !demand.serves_tools;
         for times in [self.calls, self.prompts] {
             if times > 1 {
                 demand.answers = demand.answers.max(1).saturating_mul(times);
@@ -147,6 +169,8 @@ impl DemandSink {
 
     /// What is met in a request of most forms, at these steps within it.
     pub(super) fn met(&mut self, steps: &[Part<'_>], event: Event<'_>) {
+        self.cached(steps, event);
+        self.part_of_content(steps, event);
         if self.text(event) {
             return;
         }
@@ -300,8 +324,12 @@ impl DemandSink {
                 | [.., Key("content" | "output")]
                 // Of a list that is a prompt of the system.
                 | [Item(_)],
-            ) => self.begin(Field::Part, event),
+            ) => {
+                let own = self.is_at(before.len() + 1);
+                self.begin(Field::Part { own }, event);
+            }
             ("fileid", _) => self.demand.refers = true,
+            _ if self.of_picture(steps) => {}
             ("imageurl" | "documenturl" | "videourl" | "audiourl" | "fileurl", _) => {
                 self.begin(Field::Url, event);
             }
@@ -364,6 +392,9 @@ impl DemandSink {
         own.reasons = either(own.reasons, other.reasons);
         own.serves_tools |= other.serves_tools;
         own.media = own.media.saturating_add(other.media);
+        own.pictures = own.pictures.saturating_add(other.pictures);
+        own.plain_pictures = own.plain_pictures.saturating_add(other.plain_pictures);
+        own.picture_bytes = own.picture_bytes.saturating_add(other.picture_bytes);
         own.refers |= other.refers;
         own.parts = own.parts.saturating_add(other.parts);
         own.tier = other.tier.or(own.tier.take());
@@ -411,6 +442,7 @@ impl DemandSink {
         if event == Event::Begin(Kind::Text) {
             self.reading = Some(field);
             self.word.0.clear();
+            self.length = 0;
         }
     }
 
@@ -419,6 +451,7 @@ impl DemandSink {
         match event {
             Event::Text(piece) => {
                 if self.reading.is_some() {
+                    self.length = self.length.saturating_add(piece.len() as u64);
                     self.word.push(piece);
                 }
                 true
@@ -462,14 +495,27 @@ impl DemandSink {
                 }
                 self.demand.refers |= !ITEMS.contains(&word);
             }
-            Field::Part if word == "container_upload" => self.demand.refers = true,
-            Field::Part if is_text(word) => {}
-            Field::Part => self.medium(),
+            Field::Part { .. } if word == "container_upload" => self.demand.refers = true,
+            Field::Part { .. } if is_text(word) => {}
+            Field::Part { own } => {
+                self.medium();
+                if own {
+                    self.kind(word);
+                }
+            }
             Field::Source => self.demand.refers |= !matches!(word, "base64" | "text" | "content"),
             Field::Url => {
                 let scheme = word.get(..5).unwrap_or_default();
                 self.demand.refers |= !scheme.eq_ignore_ascii_case("data:");
             }
+            Field::Picture => match word.starts_with("data:image/") {
+                true => self.bytes(),
+                false => self.told_in(Field::Url, word),
+            },
+            Field::Bytes => self.bytes(),
+            Field::Mime => self.mime(word),
+            Field::Detail => self.detail(word),
+            Field::Kept => self.caches.kept(word),
             // Other edits take something away; to put it in fewer words a model is asked.
             Field::Edit => self.demand.serves_tools |= !word.starts_with("clear_"),
         }

@@ -26,7 +26,7 @@ pub enum Turn {
     /// `response.create`.
     Call {
         /// With the members of the body of `POST /responses`. Its answer comes as a stream.
-        call: Call,
+        call: Box<Call>,
         /// The lane that it comes in, where it names one.
         lane: Option<String>,
     },
@@ -81,10 +81,10 @@ impl TurnReader {
         let about = asks == Call::default();
         match kind.as_deref() {
             Some("response.create") => Ok(Turn::Call {
-                call: Call {
+                call: Box::new(Call {
                     stream: true,
                     ..call
-                },
+                }),
                 lane,
             }),
             Some("response.steer") if about => Ok(Turn::Steer),
@@ -290,7 +290,7 @@ mod tests {
                 ..Demand::default()
             },
         };
-        let lane = Some("a".to_owned());
+        let (call, lane) = (Box::new(call), Some("a".to_owned()));
         assert_eq!(said, Ok(Turn::Call { call, lane }));
     }
 

@@ -31,6 +31,10 @@ fn a_call_of_chat_completions() {
         silent: false,
         serves_tools: false,
         media: 3,
+        pictures: 1,
+        plain_pictures: 0,
+        picture_bytes: 26,
+        short_caches: false,
         refers: false,
         // A tool, three messages, four parts of one, and a call.
         parts: 9,
@@ -53,6 +57,8 @@ fn a_call_of_responses() {
     let expected = Demand {
         reasons: Some(true),
         media: 1,
+        pictures: 1,
+        picture_bytes: 26,
         parts: 11,
         ..Demand::default()
     };
@@ -92,6 +98,9 @@ fn a_call_of_messages() {
     let expected = Demand {
         reasons: Some(true),
         media: 1,
+        pictures: 1,
+        picture_bytes: 4,
+        short_caches: true,
         parts: 10,
         tier: Some("auto".to_owned()),
         ..Demand::default()
@@ -114,6 +123,8 @@ fn a_call_of_gemini_in_either_spelling() {
         answers: 2,
         reasons: Some(false),
         media: 1,
+        pictures: 1,
+        picture_bytes: 4,
         parts: 6,
         ..Demand::default()
     };
@@ -148,6 +159,8 @@ fn a_call_of_converse_and_what_it_passes_on() {
     let expected = Demand {
         reasons: Some(true),
         media: 2,
+        pictures: 1,
+        picture_bytes: 4,
         refers: true,
         parts: 6,
         tier: Some("priority".to_owned()),
@@ -425,4 +438,176 @@ fn a_tier_is_no_longer_than_a_word_may_be() {
     assert_eq!(tier, "é".repeat(128));
     let fast = r#"{"speed":"fast","service_tier":"standard_only"}"#;
     assert_eq!(demand(Endpoint::Messages, fast).tier.unwrap(), "fast");
+}
+
+/// Its media, how many of them are pictures that are in it, how many are looked at in no more than high detail, and their bytes.
+fn pictures(endpoint: Endpoint, body: &str) -> (u32, u32, u32, u64) {
+    let it = demand(endpoint, body);
+    (it.media, it.pictures, it.plain_pictures, it.picture_bytes)
+}
+
+#[test]
+fn pictures_are_told_from_what_may_be_of_any_length() {
+    use Endpoint::{Messages, Responses};
+    for (endpoint, body, expected) in [
+        (
+            Messages,
+            r#"{"messages":[{"content":[{"source":{"type":"base64","media_type":"image/png","data":"AAAA\/AAA"},"type":"image"},
+                {"type":"tool_result","content":[{"type":"image","source":{"type":"base64","data":"BBBB"}}]}]}]}"#,
+            (2, 2, 0, 12),
+        ),
+        (
+            CHAT,
+            r#"{"messages":[{"content":[{"type":"image_url","image_url":{"detail":"low","url":"data:image/png;base64,AAAA"}},
+                {"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA","detail":"auto"}},
+                {"type":"image_url","detail":"low","image_url":{"url":"data:image/png;base64,AAAA"}}]}]}"#,
+            (3, 3, 1, 78),
+        ),
+        (
+            Responses,
+            r#"{"input":[{"role":"user","content":[{"type":"input_image","image_url":"data:image/png;base64,AAAA","detail":"high"}]},
+                {"type":"function_call_output","call_id":"a","output":[
+                    {"type":"input_image","image_url":"data:image/png;base64,AAAA"}]}]}"#,
+            (2, 2, 1, 52),
+        ),
+        (
+            GEMINI,
+            r#"{"contents":[{"parts":[{"inlineData":{"mimeType":"image/png","data":"AAAA"}},
+                {"inline_data":{"data":"AAAA","mime_type":"image/jpeg"}}]}]}"#,
+            (2, 2, 0, 8),
+        ),
+        (
+            CONVERSE,
+            r#"{"messages":[{"role":"user","content":[{"image":{"format":"png","source":{"bytes":"AAAA"}}},
+                {"toolResult":{"toolUseId":"a","content":[{"image":{"format":"png","source":{"bytes":"AAAA"}}}]}}]}]}"#,
+            (2, 2, 0, 8),
+        ),
+    ] {
+        assert_eq!(pictures(endpoint, body), expected, "{body}");
+    }
+}
+
+#[test]
+fn what_says_that_it_is_a_picture_and_is_read_otherwise_is_none() {
+    use Endpoint::{Messages, Responses};
+    for (endpoint, body) in [
+        // A document is a text that is read as it stands.
+        (
+            Messages,
+            r#"{"messages":[{"content":[{"type":"document","source":{"type":"text","data":"a long text"}}]}]}"#,
+        ),
+        // What has a part within it.
+        (
+            Messages,
+            r#"{"messages":[{"content":[{"type":"image","source":{"data":"AAAA"},"content":[{"type":"text","text":"a"}]}]}]}"#,
+        ),
+        (
+            Messages,
+            r#"{"messages":[{"content":[{"type":"document","content":{"type":"image"},"source":{"data":"a long text"}}]}]}"#,
+        ),
+        // In another place than its own, and in the form of another provider.
+        (
+            Messages,
+            r#"{"messages":[{"content":[{"type":"image","within":{"source":{"data":"AAAA"}}}]}]}"#,
+        ),
+        (
+            Messages,
+            r#"{"messages":[{"content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]}]}"#,
+        ),
+        (
+            CHAT,
+            r#"{"messages":[{"content":[{"type":"file","image_url":{"url":"data:image/png;base64,AAAA"}}]}]}"#,
+        ),
+        (
+            CHAT,
+            r#"{"messages":[{"content":[{"type":"image_url","image_url":{"url":"data:application/pdf;base64,AAAA"}}]}]}"#,
+        ),
+        // In what a model gave to a tool, or a tool gave back as JSON.
+        (
+            Messages,
+            r#"{"messages":[{"role":"assistant","content":[{"type":"tool_use","id":"a","name":"b","input":{"content":[
+                {"type":"image","source":{"type":"base64","data":"a long text"}}]}}]}]}"#,
+        ),
+        (
+            GEMINI,
+            r#"{"contents":[{"parts":[{"functionCall":{"name":"a","args":{"inlineData":
+                {"mimeType":"image/png","data":"a long text"}}}}]}]}"#,
+        ),
+        (
+            GEMINI,
+            r#"{"contents":[{"parts":[{"functionResponse":{"name":"a","response":{"parts":[{"inlineData":
+                {"mimeType":"image/png","data":"a long text"}}]}}}]}]}"#,
+        ),
+        (
+            CONVERSE,
+            r#"{"messages":[{"content":[{"toolUse":{"toolUseId":"a","name":"b","input":{"content":[
+                {"image":{"source":{"bytes":"a long text"}}}]}}}]}]}"#,
+        ),
+        (
+            CONVERSE,
+            r#"{"messages":[{"content":[{"toolResult":{"toolUseId":"a","content":[{"json":{"content":[
+                {"image":{"source":{"bytes":"a long text"}}}]}}]}}]}]}"#,
+        ),
+        // It is not in the call.
+        (
+            Responses,
+            r#"{"input":[{"role":"user","content":[{"type":"input_image","image_url":"https://x.example/y"}]}]}"#,
+        ),
+        (
+            GEMINI,
+            r#"{"contents":[{"parts":[{"inlineData":{"mimeType":"application/pdf","data":"AAAA"}}]}]}"#,
+        ),
+        (
+            GEMINI,
+            r#"{"contents":[{"parts":[{"inlineData":{"mimeType":"image/gif","data":"AAAA"}}]}]}"#,
+        ),
+        (
+            CONVERSE,
+            r#"{"messages":[{"content":[{"document":{"format":"pdf","source":{"bytes":"AAAA"}}}]}]}"#,
+        ),
+    ] {
+        let (media, pictures, plain, bytes) = pictures(endpoint, body);
+        assert!(media > 0, "{body}");
+        assert_eq!((pictures, plain, bytes), (0, 0, 0), "{body}");
+    }
+}
+
+#[test]
+fn caches_are_short_where_the_call_says_so_of_each() {
+    let short = |endpoint, body: &str| demand(endpoint, body).short_caches;
+    for (body, expected) in [
+        (
+            r#"{"system":[{"type":"text","text":"a","cache_control":{"type":"ephemeral"}}]}"#,
+            true,
+        ),
+        (r#"{"cache_control":{"type":"ephemeral","ttl":"5m"}}"#, true),
+        (r#"{"cache_control":{"type":"ephemeral","ttl":null}}"#, true),
+        (
+            r#"{"cache_control":{"type":"ephemeral","ttl":"1h"}}"#,
+            false,
+        ),
+        (r#"{"cache_control":{"type":"ephemeral","ttl":300}}"#, false),
+        (r#"{"cache_control":"ephemeral"}"#, false),
+        // One that is kept longer makes all that is written one of which nobody knows.
+        (
+            r#"{"system":[{"type":"text","text":"a","cache_control":{"type":"ephemeral","ttl":"1h"}}],
+                "messages":[{"content":[{"type":"text","text":"a","cache_control":{"type":"ephemeral"}}]}]}"#,
+            false,
+        ),
+        (
+            r#"{"tools":[{"name":"a","input_schema":{},"cache_control":{"ttl":"1h"}}],"cache_control":{"type":"ephemeral"}}"#,
+            false,
+        ),
+        // A tool of the provider's may write caches of its own.
+        (
+            r#"{"tools":[{"type":"web_search_20250305","name":"web_search"}],"cache_control":{"type":"ephemeral"}}"#,
+            false,
+        ),
+        (r#"{"messages":[]}"#, false),
+        (r#"{"cache_control":null}"#, false),
+    ] {
+        assert_eq!(short(Endpoint::Messages, body), expected, "{body}");
+    }
+    // Of others it is not their word.
+    assert!(!short(CHAT, r#"{"cache_control":{"type":"ephemeral"}}"#));
 }

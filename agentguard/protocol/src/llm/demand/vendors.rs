@@ -1,15 +1,19 @@
 //! What the forms of Gemini and Converse ask for, whose members have other places.
 
 use super::{DemandSink, Field, bare_in};
-use crate::json::{Event, Part};
+use crate::json::{Event, Kind, Part};
 
 impl DemandSink {
     /// What is met in a request of Gemini's, at these steps within it.
     pub(in crate::llm) fn met_in_gemini(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         use Part::{Item, Key};
+        if event == Event::End(Kind::Object) {
+            self.picture_ends(steps);
+        }
         if self.text(event) || matches!(event, Event::End(_)) {
             return;
         }
+        let whole = steps;
         let steps = match steps {
             [
                 Key("generateContentRequest" | "generate_content_request"),
@@ -38,6 +42,21 @@ impl DemandSink {
             }
             ("contents" | "systeminstruction" | "content", _, "inlinedata") if begins => {
                 self.medium();
+                // Not in what was given to a tool, which is read as text.
+                if matches!(rest, [Item(_), Key("parts"), Item(_), Key(_)]) {
+                    self.picture_begins(whole);
+                }
+            }
+            (
+                "contents" | "systeminstruction" | "content",
+                [.., Key(_), Key(_)],
+                "mimetype" | "data",
+            ) if event == Event::Begin(Kind::Text) && self.is_at(whole.len().saturating_sub(1)) => {
+                let field = match inner {
+                    "data" => Field::Bytes,
+                    _ => Field::Mime,
+                };
+                self.begin(field, event);
             }
             ("contents" | "systeminstruction" | "content", _, "filedata") if begins => {
                 self.medium();
@@ -63,6 +82,9 @@ impl DemandSink {
     /// What is met in a request of Converse's, at these steps within it. What it passes on is of another form.
     pub(in crate::llm) fn met_in_converse(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         use Part::{Item, Key};
+        if event == Event::End(Kind::Object) {
+            self.picture_ends(steps);
+        }
         if self.text(event) || matches!(event, Event::End(_)) {
             return;
         }
@@ -100,6 +122,26 @@ impl DemandSink {
                 if !known.contains(kind) {
                     self.medium();
                 }
+                // Not in what was given to a tool, which is read as text.
+                let is_part = match steps {
+                    [_, Item(_), _, Item(_), rest @ ..] => {
+                        matches!(rest, [_] | [Key("toolResult"), Key("content"), Item(_), _])
+                    }
+                    _ => false,
+                };
+                if *kind == "image" && is_part {
+                    self.picture_begins(steps);
+                    self.is_picture();
+                }
+            }
+            [
+                Key("messages"),
+                ..,
+                Key("image"),
+                Key("source"),
+                Key("bytes"),
+            ] if self.is_at(steps.len().saturating_sub(2)) => {
+                self.begin(Field::Bytes, event);
             }
             _ => {}
         }

@@ -149,6 +149,7 @@ impl<R: Recorder, P: Port> Calls<'_, R, P> {
                 return Ok(Fate::Goes);
             }
             Ok(Turn::Call { call, lane: named }) => {
+                let call = *call;
                 (user, lane, demand) = (call.user, named, call.demand);
                 Llm {
                     model: call.model,
