@@ -5,7 +5,7 @@ use agentguard_model::{Demand, Llm, LlmOperation, Usage};
 
 use crate::charge::Terms;
 use crate::prices::{Hidden, Rate, Tier};
-use crate::tokens::Content;
+use crate::tokens::{Content, Pictures};
 
 /// The most that is taken for true of what a provider reports: more is no number of tokens. It is charged with what was
 /// held for it then.
@@ -64,7 +64,9 @@ impl Estimate {
     #[must_use]
     pub fn of(llm: &Llm, demand: &Demand, bytes: u64, model: &ModelFacts) -> Self {
         let unread = llm.not_understood.is_some();
-        let content = Content::of(bytes, demand);
+        let model_name = llm.model.as_deref().unwrap_or_default();
+        let pictures = Pictures::of(&llm.provider, model_name);
+        let content = Content::of(bytes, demand, pictures);
         let input = match llm.operation {
             // Each of many texts may fill the window by itself.
             LlmOperation::Embeddings => content.input_bound(None).min(ABSURD),
@@ -210,6 +212,32 @@ mod tests {
             ..Demand::default()
         };
         assert_eq!(of(several, 10).output, 3 * MODEL.output);
+    }
+
+    #[test]
+    fn a_picture_does_not_reserve_the_whole_window_where_its_bound_is_published() {
+        let picture = Demand {
+            media: 1,
+            pictures: 1,
+            picture_bytes: 1_000_000,
+            parts: 2,
+            ..Demand::default()
+        };
+        let of = |model: &str, demand: &Demand| {
+            let llm = Llm {
+                model: Some(model.to_owned()),
+                ..llm(Some(100), true)
+            };
+            Estimate::of(&llm, demand, 1_001_000, &MODEL).input
+        };
+        let known = of("claude-sonnet-4-5", &picture);
+        assert_eq!(known, 1000 + 2 * 64 + 2048 + 1681);
+        assert_eq!(of("m", &picture), MODEL.context);
+        let document = Demand {
+            media: 2,
+            ..picture
+        };
+        assert_eq!(of("claude-sonnet-4-5", &document), MODEL.context);
     }
 
     #[test]

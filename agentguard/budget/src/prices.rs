@@ -21,6 +21,7 @@ pub use file::schema;
 pub use rate::{Factor, Hidden, Long, Parts, PerMillion, Rate, Tier};
 
 use file::{ANY, Read};
+pub(crate) use names::find;
 
 /// What is built in.
 const BUILT_IN: &str = include_str!("prices/built_in.yaml");
@@ -171,7 +172,7 @@ impl Prices {
     #[must_use]
     pub fn of(&self, provider: &str, model: &str) -> Priced<'_> {
         let meant = self.meant(provider, model);
-        let named = names::find(meant, |name| {
+        let named = find(meant, |name| {
             let mut tables = self.tables.iter();
             tables.find_map(|table| table.models.get(name))
         });

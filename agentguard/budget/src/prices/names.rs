@@ -43,7 +43,7 @@ const BEFORE: [&str; 25] = [
 const BEHIND: [&str; 4] = ["free", "floor", "extended", "thinking"];
 
 /// The first name that is found of those that are meant, from the one that is written on.
-pub(super) fn find<'t, T>(
+pub(crate) fn find<'t, T>(
     name: &str,
     mut look: impl FnMut(&str) -> Option<&'t T>,
 ) -> Option<&'t T> {
