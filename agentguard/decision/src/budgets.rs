@@ -12,7 +12,7 @@ mod under_way;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentguard_budget::prices::{Priced, Prices, Tier};
+use agentguard_budget::prices::{Caches, Priced, Prices, Tier};
 use agentguard_budget::{
     Charge, Estimate, Granted, Ledger, ModelFacts, Refused, Short, Terms, Want,
 };
@@ -215,7 +215,7 @@ impl Asks {
             model,
             named: named(&priced),
             bills_filtered: llm.provider == "azure_openai",
-            pricing: Pricing::of(&priced, tier),
+            pricing: Pricing::of(&priced, tier, Caches::of(demand)),
         }
     }
 }
@@ -226,10 +226,11 @@ fn named(priced: &Priced<'_>) -> Option<String> {
 }
 
 impl Pricing {
-    fn of(priced: &Priced<'_>, tier: Tier) -> Self {
+    fn of(priced: &Priced<'_>, tier: Tier, caches: Caches) -> Self {
         Self {
             rate: priced.rate.clone(),
             tier,
+            caches,
             of: match priced.known {
                 true => priced.name.to_owned(),
                 false => UNKNOWN.to_owned(),

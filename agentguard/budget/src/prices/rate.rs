@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use agentguard_model::Usage;
 use agentguard_model::budget::MicroUsd;
+use agentguard_model::{Demand, Usage};
 use jiff::civil::Date;
 use serde::{Serialize, Serializer};
 
@@ -86,6 +86,27 @@ impl Tier {
             Some("flex") => Self::Flex,
             Some("priority" | "fast") => Self::Priority,
             Some(_) => Self::Other,
+        }
+    }
+}
+
+/// For how long what a call puts into caches is kept.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Caches {
+    /// For minutes: it says so of each of them.
+    Minutes,
+    /// Nobody knows.
+    #[default]
+    Unknown,
+}
+
+impl Caches {
+    /// As a call says.
+    #[must_use]
+    pub const fn of(demand: &Demand) -> Self {
+        match demand.short_caches {
+            true => Self::Minutes,
+            false => Self::Unknown,
         }
     }
 }
@@ -214,8 +235,10 @@ impl Rate {
     /// What was cached and what was heard is part of the input, and what was said aloud part of the output; where the
     /// parts are more than the whole, the parts count. What is not reported counts as none: whoever settles a call of
     /// which nothing is reported has to settle by what was reserved.
+    ///
+    /// Usage does not tell for how long what was cached is kept: where the call did not either, it costs as the dearer.
     #[must_use]
-    pub fn cost(&self, usage: &Usage, tier: Tier) -> MicroUsd {
+    pub fn cost(&self, usage: &Usage, tier: Tier, caches: Caches) -> MicroUsd {
         let of = |tokens: Option<u64>| tokens.unwrap_or_default();
         let read = of(usage.cache_read_tokens);
         let written = of(usage.cache_write_tokens);
@@ -227,8 +250,10 @@ impl Rate {
             .max(of(usage.reasoning_tokens))
             .max(said);
         let parts = self.parts(input);
-        // It is not reported for how long it is kept.
-        let cache_write = parts.cache_write.max(parts.cache_write_long);
+        let cache_write = match caches {
+            Caches::Minutes => parts.cache_write,
+            Caches::Unknown => parts.cache_write.max(parts.cache_write_long),
+        };
         let sum = [
             (input.saturating_sub(apart), parts.input),
             (read, parts.cache_read),

@@ -1,7 +1,7 @@
 use agentguard_model::Usage;
 use proptest::prelude::*;
 
-use super::{BUILT_IN, Hidden, Origin, Prices, Tier, file};
+use super::{BUILT_IN, Caches, Hidden, Origin, Prices, Tier, file};
 
 /// The names of built-in providers whose models are priced. Routers (`openrouter`) have none of their own.
 const PROVIDERS: [&str; 12] = [
@@ -175,8 +175,12 @@ fn a_model_that_is_not_known_costs_what_the_dearest_does() {
             ..Usage::default()
         };
         for tier in [Tier::Standard, Tier::Batch, Tier::Priority, Tier::Other] {
-            let own = row.rate.cost(&usage, tier);
-            assert!(unknown.rate.cost(&usage, tier) >= own, "{:?}", row.models);
+            let own = row.rate.cost(&usage, tier, Caches::Unknown);
+            assert!(
+                unknown.rate.cost(&usage, tier, Caches::Unknown) >= own,
+                "{:?}",
+                row.models
+            );
         }
     }
     assert!(!prices.of("openai", "").known);

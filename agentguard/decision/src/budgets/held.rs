@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use agentguard_budget::prices::{Rate, Tier};
+use agentguard_budget::prices::{Caches, Rate, Tier};
 use agentguard_budget::tokens::Counter;
 use agentguard_budget::{Estimate, Granted, HoldId, Ledger, Refused, Want, used};
 use agentguard_model::budget::{Budget, Unit};
@@ -40,6 +40,7 @@ pub enum Used<'a> {
 pub(super) struct Pricing {
     pub(super) rate: Rate,
     pub(super) tier: Tier,
+    pub(super) caches: Caches,
     /// The model whose price it is, or that it is none's.
     pub(super) of: String,
 }
@@ -327,7 +328,7 @@ impl Held {
 
     /// What a use of it costs, in millionths of a dollar: the dearest that it may be.
     fn cost(&self, usage: &Usage) -> Option<u64> {
-        let cost = |it: &Pricing| it.rate.cost(usage, it.tier).0;
+        let cost = |it: &Pricing| it.rate.cost(usage, it.tier, it.caches).0;
         let own = cost(self.pricing.as_ref()?);
         let also = self.also.lock().unwrap_or_else(PoisonError::into_inner);
         also.iter().map(cost).chain([own]).max()

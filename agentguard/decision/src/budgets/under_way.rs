@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use agentguard_budget::prices::Tier;
+use agentguard_budget::prices::{Caches, Tier};
 use agentguard_budget::{Refused, Want};
 use agentguard_model::budget::Budget;
 use agentguard_model::{Reason, ReasonCode};
@@ -32,7 +32,8 @@ impl<R: Recorder> Decider<R> {
         let tier = other.and_then(|it| it.demand().tier.as_deref());
         let prices = accounting.prices.load_full();
         let priced = prices.of(provider, named);
-        held.may_cost(Pricing::of(&priced, Tier::of(tier)));
+        let caches = other.map_or(Caches::Unknown, |it| Caches::of(it.demand()));
+        held.may_cost(Pricing::of(&priced, Tier::of(tier), caches));
     }
 
     /// Reserves more for a call that has written so many tokens, where that has become too little. What is denied is

@@ -2,7 +2,7 @@ use agentguard_model::Usage;
 use proptest::prelude::*;
 
 use super::{Imported, Source, import};
-use crate::prices::{Hidden, Prices, Tier};
+use crate::prices::{Caches, Hidden, Prices, Tier};
 
 const LITELLM: &str = include_str!("samples/litellm.json");
 const MODELS_DEV: &str = include_str!("samples/models_dev.json");
@@ -54,7 +54,7 @@ models:
     };
     let priced = prices.of("anthropic", "claude-sonnet-4-5-20250929");
     assert_eq!(
-        priced.rate.cost(&usage, Tier::Standard).0,
+        priced.rate.cost(&usage, Tier::Standard, Caches::Unknown).0,
         1_800_000 + 22_500
     );
     assert_eq!(priced.rate.hidden, Hidden::WhenAsked);

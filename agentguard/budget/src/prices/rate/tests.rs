@@ -1,8 +1,8 @@
-use agentguard_model::Usage;
 use agentguard_model::budget::MicroUsd;
+use agentguard_model::{Demand, Usage};
 use proptest::prelude::*;
 
-use super::{Factor, Hidden, Long, Parts, PerMillion, Rate, Tier};
+use super::{Caches, Factor, Hidden, Long, Parts, PerMillion, Rate, Tier};
 
 fn parts(dollars: u64) -> Parts {
     let price = |hundredths: u64| PerMillion(dollars * hundredths * 10_000);
@@ -69,11 +69,28 @@ fn each_kind_of_tokens_has_its_price_and_the_sum_is_rounded_up() {
         (heard, Tier::Standard, 600 + 3_200 + 2_000 + 1_600),
     ] {
         assert_eq!(
-            rate().cost(&usage, tier),
+            rate().cost(&usage, tier, Caches::Unknown),
             MicroUsd(expected),
             "{usage:?}, {tier:?}"
         );
     }
+}
+
+#[test]
+fn what_is_cached_for_minutes_costs_as_that_where_the_call_says_so() {
+    let written = Usage {
+        cache_write_tokens: Some(10_000),
+        ..usage(10_000, 0)
+    };
+    let cost = |short_caches| {
+        let demand = Demand {
+            short_caches,
+            ..Demand::default()
+        };
+        rate().cost(&written, Tier::Standard, Caches::of(&demand))
+    };
+    assert_eq!(cost(true), MicroUsd(12_500));
+    assert_eq!(cost(false), MicroUsd(20_000));
 }
 
 #[test]
@@ -84,15 +101,24 @@ fn usage_that_contradicts_itself_costs_no_less_than_its_parts() {
         ..Usage::default()
     };
     // It is long input, of which all came from a cache.
-    assert_eq!(rate().cost(&cached, Tier::Standard), MicroUsd(60_000));
+    assert_eq!(
+        rate().cost(&cached, Tier::Standard, Caches::Unknown),
+        MicroUsd(60_000)
+    );
     let reasoned = Usage {
         output_tokens: Some(5),
         reasoning_tokens: Some(100),
         ..Usage::default()
     };
-    assert_eq!(rate().cost(&reasoned, Tier::Standard), MicroUsd(500));
+    assert_eq!(
+        rate().cost(&reasoned, Tier::Standard, Caches::Unknown),
+        MicroUsd(500)
+    );
     let nothing = Usage::default();
-    assert_eq!(rate().cost(&nothing, Tier::Standard), MicroUsd(0));
+    assert_eq!(
+        rate().cost(&nothing, Tier::Standard, Caches::Unknown),
+        MicroUsd(0)
+    );
 }
 
 #[test]
@@ -154,7 +180,7 @@ proptest! {
         let of = |tokens: u64, price: PerMillion| (u128::from(tokens) * u128::from(price.0)).div_ceil(1_000_000);
         let reserved = of(input, rate.dearest_input_per_million(tier, bound))
             + of(output.max(said), rate.dearest_output_per_million(tier, bound));
-        prop_assert!(u128::from(rate.cost(&usage, tier).0) <= reserved);
+        prop_assert!(u128::from(rate.cost(&usage, tier, Caches::Unknown).0) <= reserved);
     }
 
     #[test]
@@ -164,7 +190,7 @@ proptest! {
         let rate = Rate { parts, long: Vec::new(), priority: Factor(factor), ..rate() };
         let all = Usage { cache_read_tokens: read, audio_input_tokens: heard, audio_output_tokens: said, ..usage(input, output) };
         let half = Usage { input_tokens: Some(input / 2), output_tokens: Some(output / 2), ..Usage::default() };
-        prop_assert!(rate.cost(&all, tier) >= rate.cost(&half, tier));
+        prop_assert!(rate.cost(&all, tier, Caches::Unknown) >= rate.cost(&half, tier, Caches::Unknown));
         let _ = rate.dearest_input_per_million(tier, input);
     }
 
@@ -174,7 +200,7 @@ proptest! {
         let dearer = rate().dearer(&other);
         let call = Usage { cache_read_tokens: Some(read), ..usage(input, output.into()) };
         for one in [rate(), other] {
-            prop_assert!(dearer.cost(&call, tier) >= one.cost(&call, tier));
+            prop_assert!(dearer.cost(&call, tier, Caches::Unknown) >= one.cost(&call, tier, Caches::Unknown));
         }
     }
 }
