@@ -162,6 +162,7 @@ impl Embedded {
             what: error.to_string(),
         })?;
         let ended = books.retire(now);
+        books.renumbers();
         for old in read.generation..generation {
             let _ = fs::remove_file(Journal::path(directory, old));
         }
@@ -468,6 +469,7 @@ impl Shared {
             let old = inner.generation;
             inner.journal = Journal::create(&self.directory, old + 1)?;
             inner.generation = old + 1;
+            inner.books.renumbers();
             let write = Write {
                 generation: old + 1,
                 accounts: inner.books.changed(),

@@ -1,6 +1,6 @@
 //! All accounts, and all that is held, in memory. What changes them is noted in the journal first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use agentguard_model::budget::{Budget, Reached};
@@ -28,6 +28,10 @@ const MANY: usize = MAX_ACCOUNTS / 4 * 3;
 /// See [`MANY`].
 const FEW: usize = 64;
 
+/// The most numbers that are given before those are given again which the journal has for closed accounts: none reaches
+/// that whose checkpoints can be made.
+const MAX_NUMBERS: usize = MAX_ACCOUNTS * 4;
+
 /// How often accounts are looked for that nothing was charged to, where there are too many: each second, in milliseconds.
 const LOOKS: i64 = 1000;
 
@@ -43,7 +47,10 @@ pub(crate) struct Hold {
 pub(crate) struct Books {
     /// By their numbers.
     accounts: Vec<Option<Account>>,
+    /// The numbers that no account has, nor one that was closed since the journal began.
     free: Vec<u32>,
+    /// Those of accounts that were closed since: the journal has them as those of the closed ones. The oldest first.
+    freed: VecDeque<u32>,
     names: HashMap<Name, u32>,
     /// By budget and scope: what is charged now.
     current: HashMap<(Arc<str>, Scope), u32>,
@@ -70,6 +77,14 @@ impl Books {
         now: i64,
         (journal, generation): (&mut Journal, u64),
     ) -> Result<Granted, Refused> {
+        // Before any is found: what is closed once it was found is neither asked nor charged.
+        if want
+            .charges
+            .iter()
+            .any(|charge| self.is_full(&charge.budget.id))
+        {
+            self.forget_blank(now);
+        }
         let mut places = Vec::with_capacity(want.charges.len());
         for charge in &want.charges {
             let place = self.place(charge, now);
@@ -276,10 +291,7 @@ impl Books {
             return Place::Open(number);
         }
         if self.is_full(&name.budget) {
-            self.forget_blank(now);
-            if self.is_full(&name.budget) {
-                name.scope = Scope::others();
-            }
+            name.scope = Scope::others();
         }
         match self.names.get(&name) {
             Some(number) => Place::Open(*number),
@@ -367,7 +379,11 @@ impl Books {
     /// An account as it was left.
     pub(crate) fn put(&mut self, name: Name, kept: Kept) -> u32 {
         let account = Some(Account::new(name.clone(), kept));
-        let number = match self.free.pop() {
+        let free = match self.accounts.len() < MAX_NUMBERS {
+            true => self.free.pop(),
+            false => self.free.pop().or_else(|| self.freed.pop_front()),
+        };
+        let number = match free {
             Some(number) => number,
             None => {
                 self.accounts.push(None);
@@ -503,7 +519,7 @@ impl Books {
             let closes = |account: &mut Account| account.held == 0 && which(account);
             if let Some(account) = place.take_if(closes) {
                 self.names.remove(&account.name);
-                self.free.push(number);
+                self.freed.push_back(number);
                 if let Some(count) = self.counts.get_mut(&account.name.budget) {
                     *count = count.saturating_sub(1);
                 }
@@ -533,11 +549,20 @@ impl Books {
         for (number, place) in (0_u32..).zip(&mut self.accounts) {
             if let Some(account) = place.take_if(|account| old(account)) {
                 self.names.remove(&account.name);
-                self.free.push(number);
+                self.freed.push_back(number);
+                if let Some(count) = self.counts.get_mut(&account.name.budget) {
+                    *count = count.saturating_sub(1);
+                }
                 gone.push(account.name);
             }
         }
+        self.counts.retain(|_, count| *count > 0);
         gone
+    }
+
+    /// Another journal begins, which has no numbers yet.
+    pub(crate) fn renumbers(&mut self) {
+        self.free.extend(self.freed.drain(..));
     }
 
     /// The account of this name.
@@ -548,6 +573,12 @@ impl Books {
     /// All accounts.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Account> {
         self.accounts.iter().flatten()
+    }
+
+    /// How many numbers were given so far.
+    #[cfg(test)]
+    pub(crate) fn numbers(&self) -> usize {
+        self.accounts.len()
     }
 
     fn account(&self, number: u32) -> Option<&Account> {

@@ -370,6 +370,52 @@ fn what_costs_nothing_in_the_end_takes_no_place() {
 }
 
 #[test]
+fn what_a_call_is_charged_to_is_not_closed_by_that_call() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let (wide, models) = (
+        budget("wide", Unit::Tokens, 10, Window::Day),
+        budget("models", Unit::Tokens, 1000, Window::Day),
+    );
+    let nothing = |charged| {
+        let one = ledger.reserves(&want(vec![charged], 0, 0), NOW);
+        ledger.settle(one.expect("room").id, Some(&[0]), NOW);
+    };
+    nothing(charge(&wide, "a", 5, 0));
+    for number in 0..super::books::MAX_OF_ONE {
+        nothing(charge(&models, &format!("m{number}"), 5, 0));
+    }
+    let both = |model| {
+        let charges = vec![charge(&wide, "a", 5, 0), charge(&models, model, 5, 0)];
+        ledger.reserves(&want(charges, 0, 0), NOW)
+    };
+    let first = both("new").expect("room");
+    assert_eq!(first.held, [5, 5]);
+    let held = [
+        ("models agent=new 1795824000000".to_owned(), 0, 5),
+        ("wide agent=a 1795824000000".to_owned(), 0, 5),
+    ];
+    assert_eq!(used_and_held(&ledger, NOW), held);
+    both("newer").expect("room");
+    assert_eq!(short(both("newest")).charge, 0);
+    ledger.settle(first.id, Some(&[4, 3]), NOW);
+    // Numbers of closed accounts are no other accounts' until the journal is another one.
+    let numbers = |ledger: &Embedded| ledger.shared.lock().books.numbers();
+    let many = numbers(&ledger);
+    assert_eq!(many, super::books::MAX_OF_ONE + 4);
+    let wanted = [
+        ("models agent=new 1795824000000".to_owned(), 3, 0),
+        ("models agent=newer 1795824000000".to_owned(), 5, 0),
+        ("wide agent=a 1795824000000".to_owned(), 9, 0),
+    ];
+    let found = open(killed(&directory).path(), NOW);
+    assert_eq!(used_and_held(&found, NOW), wanted);
+    ledger.shared.checkpoint(NOW).expect("a checkpoint");
+    nothing(charge(&models, "another", 5, 0));
+    assert_eq!(numbers(&ledger), many);
+}
+
+#[test]
 fn what_is_refused_opens_no_account() {
     let directory = TempDir::new().expect("a directory");
     let ledger = open(directory.path(), NOW);
