@@ -384,7 +384,7 @@ fn parts(want: &Want, accounts: &[Arc<Account>], tokens: u64) -> Vec<Part> {
 fn deadline(charges: &[Charge], firsts: &[i64]) -> Option<i64> {
     let ends = charges.iter().zip(firsts).filter_map(|(charge, first)| {
         let budget = &charge.budget;
-        let counts = budget.unit == Unit::WallTime && budget.reached == Reached::Deny;
+        let counts = budget.unit == Unit::WallTime && budget.reached.limits();
         let limit = i64::try_from(budget.limit).unwrap_or(i64::MAX);
         counts.then(|| first.saturating_add(limit))
     });

@@ -80,6 +80,23 @@ fn one(budget: &Arc<Budget>, tokens: u64) -> Want {
     want(vec![charge(budget, "a", 0, 1_000_000)], tokens, 1)
 }
 
+#[test]
+fn the_clock_ends_what_is_under_way_wherever_a_budget_limits() {
+    for (reached, ends) in [
+        (Reached::Deny, Some(NOW + 500)),
+        (Reached::Freeze, Some(NOW + 500)),
+        (Reached::Alert, None),
+    ] {
+        let time = budget("w", Unit::WallTime, 500, Window::Lifetime);
+        let time = Arc::new(Budget {
+            reached,
+            ..(*time).clone()
+        });
+        let charges = [charge(&time, "a", 0, 0)];
+        assert_eq!(super::deadline(&charges, &[NOW]), ends, "{reached:?}");
+    }
+}
+
 /// A host, on a runtime of its own.
 struct Host<'a> {
     server: &'a Server,
