@@ -15,6 +15,9 @@ use crate::embedded::store::Named;
 /// What a damaged journal is called once it was read: it is kept until the next damage, for whoever looks into it.
 const DAMAGED: &str = "damaged";
 
+/// The number of an account whose name is lost: no account's.
+const NAMELESS: u32 = u32::MAX;
+
 /// Calls whose numbers are kept to count each once, at most.
 const MAX_MISSING: usize = 16_384;
 
@@ -141,15 +144,12 @@ fn journal(
             tokens,
         } => {
             calls.begins(id, gap);
-            let all = parts.len();
-            parts.retain_mut(|part| match numbers.get(&part.account) {
-                Some(number) => {
-                    part.account = *number;
-                    true
-                }
-                None => false,
-            });
-            damage.nameless += (all - parts.len()) as u64;
+            for part in &mut parts {
+                let number = numbers.get(&part.account).copied();
+                damage.nameless += u64::from(number.is_none());
+                // It keeps its place: what is used is told by the places.
+                part.account = number.unwrap_or(NAMELESS);
+            }
             books.hold(id, parts, tokens, at);
         }
         Entry::Extends { id, tokens } => {

@@ -102,6 +102,32 @@ fn what_is_whole_behind_a_damage_counts_and_the_damage_is_told_and_kept() {
 }
 
 #[test]
+fn what_is_used_is_charged_where_it_was_though_an_account_before_it_has_lost_its_name() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let (first, second) = (
+        budget("first", Unit::Tokens, 1000, Window::Day),
+        budget("second", Unit::Tokens, 1000, Window::Day),
+    );
+    let charges = vec![charge(&first, "a", 90, 0), charge(&second, "a", 20, 0)];
+    let one = ledger.reserves(&want(charges, 0, 0), NOW).expect("room");
+    ledger.settle(one.id, Some(&[80, 7]), NOW);
+    let hurt = killed(&directory);
+    let journal = journals(hurt.path()).remove(0);
+    let mut bytes = fs::read(&journal).expect("a journal");
+    // The `Opens` of the first.
+    bytes[4] ^= 1;
+    fs::write(&journal, bytes).expect("written");
+    let found = open(hurt.path(), NOW);
+    assert_eq!(
+        used_and_held(&found, NOW),
+        [("second agent=a 1795824000000".to_owned(), 7, 0)]
+    );
+    let damage = found.troubles().damage.expect("told");
+    assert_eq!((damage.calls, damage.nameless), (0, 1));
+}
+
+#[test]
 fn a_hole_of_zeros_is_a_damage_and_what_was_never_answered_is_none() {
     let directory = TempDir::new().expect("a directory");
     let ledger = five(directory.path());
