@@ -86,9 +86,11 @@ impl Retries {
 
     /// It failed.
     pub(super) fn fail(&mut self, target: u64, within: u64, now: u64) {
+        // Rows that are over are forgotten: they would keep the place of one that goes on.
+        self.0
+            .retain(|(.., last)| now < last.saturating_add(within));
         if let Some((_, count, last)) = self.0.iter_mut().find(|(it, ..)| *it == target) {
-            let in_row = now < last.saturating_add(within);
-            *count = if in_row { count.saturating_add(1) } else { 1 };
+            *count = count.saturating_add(1);
             *last = now;
             return;
         }
@@ -254,5 +256,27 @@ impl Depth {
     pub(super) fn deepest(&self) -> u64 {
         let count = |it: &Vec<(u64, u32)>| it.iter().map(|(_, it)| u64::from(*it)).sum();
         self.0.values().map(count).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_TARGETS, Retries};
+
+    #[test]
+    fn rows_that_are_over_keep_no_place() {
+        let mut retries = Retries::default();
+        // Twice each, long ago: more than the two that fail now.
+        for target in 0..MAX_TARGETS as u64 {
+            retries.fail(target, 10, 1);
+            retries.fail(target, 10, 1);
+        }
+        for now in 11..14 {
+            retries.fail(1000, 10, now);
+            retries.fail(1001, 10, now);
+        }
+        assert!(retries.admits(1000, 3, 10, 14).is_err());
+        assert!(retries.admits(1001, 3, 10, 14).is_err());
+        assert_eq!(retries.0.len(), 2);
     }
 }
