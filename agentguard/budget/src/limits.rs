@@ -435,10 +435,11 @@ impl Books {
     ///
     /// # Errors
     /// In how many nanoseconds it does, where that is known.
-    fn admits(&self, key: &Key, by: &By, call: &Call, now: u64) -> Result<(), Option<u64>> {
-        let Some(account) = self.accounts.get(key) else {
+    fn admits(&mut self, key: &Key, by: &By, call: &Call, now: u64) -> Result<(), Option<u64>> {
+        let Some(account) = self.accounts.get_mut(key) else {
             return Ok(());
         };
+        account.fit(by, call, now);
         let admits = match (account, by) {
             (Account::Circuit(circuit), By::Breaker(breaker)) => circuit.admits(breaker, now),
             (account, By::Limit(limit)) => match (account, limit.kind) {
@@ -523,6 +524,23 @@ impl Books {
 }
 
 impl Account {
+    /// Makes of what was counted before a reload no more than what can be counted now.
+    fn fit(&mut self, by: &By, call: &Call, now: u64) {
+        match (self, by) {
+            (Self::Circuit(circuit), By::Breaker(breaker)) => circuit.fit(breaker, now),
+            (account, By::Limit(limit)) => match (account, limit.kind) {
+                (Self::Rate(gcra), LimitKind::Rate(rate)) => gcra.fit(rate, now),
+                (Self::Repeats(repeats), LimitKind::Repeats { calls, within }) => {
+                    if let Some(same) = call.same {
+                        repeats.fit(same, repeated(calls, within), now);
+                    }
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
     /// From when on it is as a new one.
     fn over(&self, by: &By) -> u64 {
         match self {

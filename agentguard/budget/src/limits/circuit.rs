@@ -47,6 +47,13 @@ pub enum CircuitState {
 }
 
 impl Circuit {
+    /// Is this breaker's from now on: it is open for no longer than this one would be that opens now.
+    pub(super) fn fit(&mut self, breaker: &Breaker, now: u64) {
+        if let Phase::Open { until } = &mut self.phase {
+            *until = (*until).min(now.saturating_add(nanoseconds(breaker.wait)));
+        }
+    }
+
     /// Whether a call goes.
     ///
     /// # Errors

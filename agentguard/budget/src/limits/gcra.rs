@@ -17,6 +17,13 @@ impl Gcra {
         (nanoseconds(rate.every) / u64::from(rate.calls.max(1))).max(1)
     }
 
+    /// Holds for this rate from now on. What was counted under a stricter one may be far more than this one can come to: once
+    /// that is loosened, it is as a rate that is used up now.
+    pub(super) fn fit(&mut self, rate: Rate, now: u64) {
+        let all = Self::interval(rate).saturating_mul(u64::from(rate.burst.max(1)));
+        self.0 = self.0.min(now.saturating_add(all));
+    }
+
     /// Whether one may come now.
     ///
     /// # Errors
@@ -85,6 +92,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_rate_that_is_loosened_waits_for_no_longer_than_if_it_were_used_up() {
+        let day = Duration::from_secs(86_400);
+        let strict = Rate {
+            calls: 1,
+            every: day,
+            burst: 1,
+        };
+        let loose = Rate {
+            calls: 60,
+            every: Duration::from_secs(60),
+            burst: 10,
+        };
+        let mut gcra = Gcra::default();
+        gcra.admit(strict, 1);
+        gcra.fit(loose, 1);
+        assert_eq!(gcra.admits(loose, 1), Err(1_000_000_000));
+        gcra.fit(loose, 1_000_000_001);
+        assert!(gcra.admits(loose, 1_000_000_001).is_ok());
+    }
+
     proptest! {
         #[test]
         fn it_is_a_bucket_that_fills_evenly(
@@ -98,6 +126,10 @@ mod tests {
             let mut now = 0;
             for gap in gaps {
                 now += gap;
+                // Of what it has counted itself nothing is too much.
+                let before = gcra;
+                gcra.fit(rate, now);
+                prop_assert_eq!(gcra, before);
                 let admits = gcra.admits(rate, now);
                 prop_assert_eq!(admits.is_ok(), bucket.takes(rate, now));
                 match admits {

@@ -24,6 +24,13 @@ pub const MAX_CHAINS: usize = 256;
 pub(super) struct Repeats(Vec<(u64, Gcra)>);
 
 impl Repeats {
+    /// Counts a call by this rate from now on.
+    pub(super) fn fit(&mut self, call: u64, rate: Rate, now: u64) {
+        if let Some((_, gcra)) = self.0.iter_mut().find(|(it, _)| *it == call) {
+            gcra.fit(rate, now);
+        }
+    }
+
     pub(super) fn admits(&self, call: u64, rate: Rate, now: u64) -> Result<(), u64> {
         let known = self.0.iter().find(|(it, _)| *it == call);
         known.map_or(Ok(()), |(_, gcra)| gcra.admits(rate, now))

@@ -381,6 +381,37 @@ fn a_limit_that_is_changed_counts_what_was_counted() {
 }
 
 #[test]
+fn what_is_loosened_blocks_for_no_longer_than_it_could_by_itself() {
+    let limits = Limits::default();
+    let (strict, loose) = (rate("a", 1, 86_400, 1), rate("a", 60, 60, 10));
+    assert!(at(&limits, &strict, Call::default(), 1).is_ok());
+    assert_eq!(
+        wait(at(&limits, &loose, Call::default(), 1)),
+        Some(Duration::from_secs(1))
+    );
+    assert!(at(&limits, &loose, Call::default(), 2).is_ok());
+    // The same of a circuit that was open for long.
+    let open_for = |seconds| {
+        By::Breaker(Arc::new(Breaker {
+            id: "up".into(),
+            circuit: Circuit::Upstream,
+            failures: 1,
+            of: 1,
+            within: Duration::from_secs(60),
+            wait: Duration::from_secs(seconds),
+            probes: 1,
+            per: [].into(),
+        }))
+    };
+    let failed = at(&limits, &open_for(86_400), Call::default(), 1).unwrap();
+    failed.ticket.ended_at(Went::Failed, &[], SECOND);
+    assert!(at(&limits, &open_for(86_400), Call::default(), 2).is_err());
+    let refused = at(&limits, &open_for(10), Call::default(), 3);
+    assert_eq!(wait(refused), Some(Duration::from_secs(10)));
+    assert!(at(&limits, &open_for(10), Call::default(), 13).is_ok());
+}
+
+#[test]
 fn what_is_counted_is_told() {
     let limits = Limits::default();
     let by = rate("few", 1, 3600, 1);
