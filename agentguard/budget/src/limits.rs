@@ -153,8 +153,8 @@ pub struct Ticket {
 struct Entry {
     key: Key,
     by: By,
-    /// The number of the trial of a circuit.
-    trial: Option<u64>,
+    /// The time of a circuit that it began in.
+    time: Option<u64>,
     /// The chain that it counts as.
     chain: u64,
 }
@@ -259,7 +259,7 @@ impl Limits {
             entries.push(Entry {
                 key,
                 by: ask.by,
-                trial: None,
+                time: None,
                 chain: call.chain,
             });
         }
@@ -476,7 +476,7 @@ impl Books {
         };
         match (account, &entry.by) {
             (Account::Circuit(circuit), By::Breaker(breaker)) => {
-                entry.trial = circuit.begin(breaker, now);
+                entry.time = circuit.begin(breaker, now);
             }
             (account, By::Limit(limit)) => match (account, limit.kind) {
                 (Account::Rate(gcra), LimitKind::Rate(rate)) => gcra.admit(rate, now),
@@ -509,7 +509,7 @@ impl Books {
                     Went::Failed => Some(true),
                     Went::PutOff | Went::Unknown => None,
                 };
-                circuit.end(breaker, entry.trial, failed, now);
+                circuit.end(breaker, entry.time, failed, now);
             }
             (Account::Retries(retries), by) => match went {
                 Went::Well => retries.succeed(call.target),

@@ -29,8 +29,8 @@ enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Circuit {
     phase: Phase,
-    /// How often it was tried: what came of a call that tried it before says nothing of this time.
-    trials: u64,
+    /// How often it has opened: what began before it did says nothing of this time.
+    openings: u64,
     /// When the last calls ended, and whether they failed.
     last: VecDeque<(u64, bool)>,
 }
@@ -76,38 +76,46 @@ impl Circuit {
         }
     }
 
-    /// A call goes: as it admits, or for all that on paper. Gives the number of the trial that it is, if it is one.
+    /// A call goes: as it admits, or for all that on paper. Gives the number of the time that it belongs to, which is from
+    /// one opening to the next; none where what comes of it says nothing, since it would have been refused.
     pub(super) fn begin(&mut self, breaker: &Breaker, now: u64) -> Option<u64> {
-        let admits = self.admits(breaker, now).is_ok();
+        self.admits(breaker, now).ok()?;
         match &mut self.phase {
-            Phase::Closed => None,
-            _ if !admits => None,
+            Phase::Closed => {}
             Phase::HalfOpen {
                 trying, succeeded, ..
             } if trying.saturating_add(*succeeded) < breaker.probes => {
                 *trying = trying.saturating_add(1);
-                Some(self.trials)
             }
-            Phase::Open { .. } | Phase::HalfOpen { .. } => {
-                self.trials += 1;
+            // Those that try it have said nothing for long. They may still: where answers take longer than it is open, it
+            // would never close otherwise.
+            Phase::HalfOpen { since, trying, .. } => {
+                *since = now;
+                *trying = 1;
+            }
+            Phase::Open { .. } => {
                 self.phase = Phase::HalfOpen {
                     since: now,
                     trying: 1,
                     succeeded: 0,
                 };
-                Some(self.trials)
             }
         }
+        Some(self.openings)
     }
 
-    /// A call has ended. `failed`: none where that says nothing of the other side.
+    /// A call has ended that began at this time. `failed`: none where that says nothing of the other side.
     pub(super) fn end(
         &mut self,
         breaker: &Breaker,
-        trial: Option<u64>,
+        began: Option<u64>,
         failed: Option<bool>,
         now: u64,
     ) {
+        // It has opened since: what began before that ends too late to say how it is.
+        if began != Some(self.openings) {
+            return;
+        }
         match &mut self.phase {
             Phase::Closed => {
                 let Some(failed) = failed else {
@@ -123,11 +131,11 @@ impl Circuit {
                     self.open(breaker, now);
                 }
             }
-            // What ends now has begun before.
+            // What is open has no calls of its time: they begin with the one that tries it.
             Phase::Open { .. } => {}
             Phase::HalfOpen {
                 trying, succeeded, ..
-            } if trial == Some(self.trials) => {
+            } => {
                 *trying = trying.saturating_sub(1);
                 match failed {
                     None => {}
@@ -141,12 +149,12 @@ impl Circuit {
                     }
                 }
             }
-            Phase::HalfOpen { .. } => {}
         }
     }
 
     fn open(&mut self, breaker: &Breaker, now: u64) {
         self.last.clear();
+        self.openings += 1;
         self.phase = Phase::Open {
             until: now.saturating_add(nanoseconds(breaker.wait)),
         };

@@ -309,10 +309,42 @@ fn a_trial_that_never_ends_keeps_no_circuit_open() {
     );
     let again = at(&limits, &by, Call::default(), 21).unwrap();
     assert!(at(&limits, &by, Call::default(), 22).is_err());
-    // What hung says nothing any more.
-    hung.ticket.ended_at(Went::Failed, &[], 22 * SECOND);
+    // What hung says nothing, once its client has gone away.
+    drop(hung);
     again.ticket.ended_at(Went::Well, &[], 22 * SECOND);
     assert_eq!(circuit(&limits), CircuitState::Closed(0));
+}
+
+#[test]
+fn a_circuit_closes_where_answers_take_longer_than_it_waits() {
+    let limits = Limits::default();
+    let by = breaker(1, 1, 1);
+    let first = at(&limits, &by, Call::default(), 1).unwrap();
+    first.ticket.ended_at(Went::Failed, &[], SECOND);
+    // Each takes 25 s; another tries it every 10 s meanwhile.
+    let slow = at(&limits, &by, Call::default(), 11).unwrap();
+    let _second = at(&limits, &by, Call::default(), 21).unwrap();
+    let _third = at(&limits, &by, Call::default(), 31).unwrap();
+    slow.ticket.ended_at(Went::Well, &[], 36 * SECOND);
+    assert_eq!(circuit(&limits), CircuitState::Closed(0));
+}
+
+#[test]
+fn what_began_before_a_circuit_opened_does_not_open_it_again_once_it_is_closed() {
+    let limits = Limits::default();
+    let by = breaker(1, 1, 1);
+    let old = at(&limits, &by, Call::default(), 1).unwrap();
+    let first = at(&limits, &by, Call::default(), 1).unwrap();
+    first.ticket.ended_at(Went::Failed, &[], SECOND);
+    let trial = at(&limits, &by, Call::default(), 11).unwrap();
+    trial.ticket.ended_at(Went::Well, &[], 12 * SECOND);
+    assert_eq!(circuit(&limits), CircuitState::Closed(0));
+    old.ticket.ended_at(Went::Failed, &[], 13 * SECOND);
+    assert_eq!(circuit(&limits), CircuitState::Closed(0));
+    // One that began since does.
+    let new = at(&limits, &by, Call::default(), 14).unwrap();
+    new.ticket.ended_at(Went::Failed, &[], 15 * SECOND);
+    assert_eq!(circuit(&limits), CircuitState::Open(25 * SECOND));
 }
 
 #[test]
