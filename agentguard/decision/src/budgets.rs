@@ -26,6 +26,7 @@ use agentguard_policy::{
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+pub(crate) use held::UNBILLED;
 pub use held::{Held, Used};
 pub use soft::Level;
 

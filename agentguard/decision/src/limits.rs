@@ -16,7 +16,7 @@ use agentguard_policy::{
     AgentPolicy, BreakerRule, Charged, LimitRule, Policy, Request, Says, Seen,
 };
 
-use crate::budgets::{Behind, Denial};
+use crate::budgets::{Behind, Denial, UNBILLED};
 use crate::decider::{Decider, trace_parent};
 use crate::port::{Client, Recorder, Target};
 
@@ -368,20 +368,53 @@ fn went_of_model(llm: &LlmAnswer, status: Option<u16>) -> Went {
     };
     let error = error.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|it| error.contains(it));
-    if says(&["rate_limit", "quota", "throttl", "resource_exhausted"]) {
+    if says(&PUT_OFF) {
         Went::PutOff
-    } else if says(&["invalid", "not_found", "permission", "authentication"]) {
+    } else if says(&OVERLOADED) {
+        Went::Failed
+    } else if UNBILLED.contains(&error.as_str()) || says(&CALLERS) {
         Went::Well
     } else {
         Went::Failed
     }
 }
 
-/// What the server could not do has failed (JSON-RPC 2.0, 5.1: -32603 and what is reserved for servers); a tool that says
-/// that it failed may have been asked for what is not there.
+/// In errors of which whoever calls has had, or paid for, too little: they say nothing of the provider.
+const PUT_OFF: [&str; 7] = [
+    "rate_limit",
+    "quota",
+    "throttl",
+    "resource_exhausted",
+    "usage_limit",
+    "billing",
+    "connection_limit",
+];
+
+/// In those of [`UNBILLED`] that are a provider's own: it has no room.
+const OVERLOADED: [&str; 1] = ["overloaded"];
+
+/// In errors of whoever calls, beside those of [`UNBILLED`]: of Google's (`google.rpc.Code`), and of AWS's.
+const CALLERS: [&str; 10] = [
+    "invalid",
+    "not_found",
+    "notfound",
+    "permission",
+    "authenticat",
+    "accessdenied",
+    "validationexception",
+    "failed_precondition",
+    "out_of_range",
+    "already_exists",
+];
+
+/// What the server could not do has failed: JSON-RPC's -32603 (5.1), and what HTTP calls so where an API has its codes. What
+/// protocols define among those that are reserved for servers is for whoever calls: a task or a resource that there is none
+/// of (A2A's -32001, MCP's -32002), or something to be done first (MCP's -32042). So a server that fails with one of these
+/// opens no circuit; one that could would leave that to any agent. A tool that says that it failed may have been asked for
+/// what is not there.
 fn went_of_tool(tool: &ToolAnswer) -> Went {
     let fails = |it: &ToolResult| {
-        let fails = |code| matches!(code, -32603 | -32099..=-32000 | 500..=599);
+        let fails = |code| matches!(code, -32603 | 500..=599);
         it.error.is_some_and(fails)
     };
     if tool.results.iter().any(fails) {
@@ -402,7 +435,7 @@ mod tests {
     use agentguard_budget::limits::Went;
     use agentguard_model::{Bytes, LlmAnswer, Outcome, ToolAnswer, ToolResult};
 
-    use super::{Fingerprint, went};
+    use super::{Fingerprint, UNBILLED, went};
 
     fn outcome(status: Option<u16>) -> Outcome {
         Outcome {
@@ -471,14 +504,37 @@ mod tests {
             (model(None, Some("rate_limit_exceeded")), Went::PutOff),
             (model(Some(400), Some("invalid_request_error")), Went::Well),
             (model(None, Some("invalid_request_error")), Went::Well),
+            (model(None, Some("server_is_overloaded")), Went::Failed),
+            (model(None, Some("UNAVAILABLE")), Went::Failed),
+            (model(None, Some("modelStreamErrorException")), Went::Failed),
+            (model(None, Some("FAILED_PRECONDITION")), Went::Well),
+            (model(None, Some("validationException")), Went::Well),
             (tool(ToolResult::default()), Went::Well),
             (says_so, Went::PutOff),
             (of_code(-32603), Went::Failed),
-            (of_code(-32000), Went::Failed),
+            (of_code(-32000), Went::PutOff),
+            (of_code(-32001), Went::PutOff),
+            (of_code(-32002), Went::PutOff),
+            (of_code(-32042), Went::PutOff),
             (of_code(-32602), Went::PutOff),
             (of_code(503), Went::Failed),
         ] {
             assert_eq!(went(&outcome), expected, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_provider_refuses_is_no_failure_of_its_own_unless_it_has_no_room() {
+        for word in UNBILLED {
+            let outcome = Outcome {
+                llm: Some(LlmAnswer {
+                    error: Some(word.to_owned()),
+                    ..LlmAnswer::default()
+                }),
+                ..outcome(Some(200))
+            };
+            let failed = went(&outcome) == Went::Failed;
+            assert_eq!(failed, word.contains("overloaded"), "{word}");
         }
     }
 

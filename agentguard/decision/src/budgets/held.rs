@@ -422,7 +422,7 @@ impl Held {
 
 /// Errors with which a provider refuses a call before it is worked on, by their types and codes: those that come with a
 /// status of 4xx otherwise, and where a provider has no room. What breaks inside of it may be billed.
-const UNBILLED: [&str; 24] = [
+pub(crate) const UNBILLED: [&str; 24] = [
     "authentication_error",
     "billing_error",
     "billing_hard_limit_reached",
