@@ -145,6 +145,8 @@ pub struct Ticket {
     began: AtomicBool,
     /// Where it goes has broken off.
     broke: AtomicBool,
+    /// How it ends says nothing of where it goes.
+    unsaid: AtomicBool,
     /// What came of it was told.
     told: AtomicBool,
 }
@@ -282,6 +284,7 @@ impl Limits {
                 call,
                 began: AtomicBool::new(false),
                 broke: AtomicBool::new(false),
+                unsaid: AtomicBool::new(false),
                 told: AtomicBool::new(false),
             },
             on_paper,
@@ -628,6 +631,12 @@ impl Ticket {
         self.broke.store(true, Ordering::Release);
     }
 
+    /// How it ends is this side's doing: its client broke off what it sent, or it cannot be carried here. Whatever it is
+    /// answered with says nothing of where it goes.
+    pub fn says_nothing(&self) {
+        self.unsaid.store(true, Ordering::Release);
+    }
+
     /// It is over, and went so; `news` is what it brought, in numbers, where anything is known of that. What is told first
     /// counts.
     pub fn ended(&self, went: Went, news: &[u64]) {
@@ -640,6 +649,7 @@ impl Ticket {
             return;
         }
         let went = match went {
+            _ if self.unsaid.load(Ordering::Acquire) => Went::Unknown,
             Went::PutOff => Went::PutOff,
             _ if self.broke.load(Ordering::Acquire) => Went::Failed,
             went => went,

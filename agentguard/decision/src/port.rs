@@ -192,6 +192,14 @@ impl Decided {
         }
     }
 
+    /// How it ends is this side's doing, and says nothing of its upstream: its client broke off what it sent, or it cannot
+    /// be carried here.
+    pub fn says_nothing(&self) {
+        if let Some(ticket) = self.ticket() {
+            ticket.says_nothing();
+        }
+    }
+
     pub(crate) fn keep(&mut self, agent: Option<AgentName>) {
         if agent.is_some() {
             self.aside.get_or_insert_default().keeps = agent;

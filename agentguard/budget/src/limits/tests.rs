@@ -375,6 +375,16 @@ fn what_breaks_off_has_failed_whatever_was_said_before() {
 }
 
 #[test]
+fn what_this_side_breaks_off_says_nothing() {
+    let limits = Limits::default();
+    let by = breaker(1, 1, 1);
+    let admitted = at(&limits, &by, Call::default(), 1).unwrap();
+    admitted.ticket.says_nothing();
+    admitted.ticket.ended_at(Went::Failed, &[], SECOND);
+    assert_eq!(circuit(&limits), CircuitState::Closed(0));
+}
+
+#[test]
 fn nobody_gets_rid_of_what_was_counted_by_having_more_accounts() {
     let limits = Limits::default();
     let few = rate("few", 1, 3600, 1);

@@ -311,7 +311,7 @@ impl<R: Recorder> Body for RequestBody<R> {
         let mut frame = match this.held.take() {
             Some(frame) => frame,
             None => match ready!(Pin::new(&mut *inner).poll_frame(cx)) {
-                Some(frame) => frame?,
+                Some(frame) => frame.inspect_err(|_| this.account.decided().says_nothing())?,
                 None => {
                     let ended = ready!(this.poll_end(cx));
                     return Poll::Ready(ended.err().map(Err));

@@ -673,6 +673,17 @@ impl Failed {
         }
     }
 
+    /// Whether its upstream has failed, rather than what is here: it is not there, is another, breaks off, or answers in
+    /// no HTTP.
+    const fn is_upstreams(&self) -> bool {
+        matches!(
+            self.code,
+            ReasonCode::UpstreamUnreachable
+                | ReasonCode::UpstreamUntrusted
+                | ReasonCode::HttpMalformed
+        )
+    }
+
     /// The same, of which nothing was sent.
     fn unsent(self) -> Self {
         Self {

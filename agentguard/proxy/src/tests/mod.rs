@@ -10,6 +10,7 @@ mod budgets;
 mod calls;
 mod calls_by_path;
 mod changed;
+mod circuits;
 mod clear_http2;
 mod cut_out;
 mod disguise;

@@ -24,6 +24,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         tongue: &Tongue,
     ) -> Response<Answer<R>> {
         account.fail(failed.message.clone());
+        if !failed.is_upstreams() {
+            account.decided().says_nothing();
+        }
         let reason = agentguard_model::Reason::new(failed.code, failed.message);
         tongue.tell(&Refusal {
             status: failed.status,

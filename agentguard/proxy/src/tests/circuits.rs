@@ -1,0 +1,63 @@
+//! Circuits of upstreams: whose failure one is.
+
+use agentguard_model::{ReasonCode, Verdict};
+use agentguard_policy::{Document, compile};
+use tokio::io::AsyncWriteExt as _;
+
+use super::http::read_response;
+use super::{Rules, World, by_name, codes, read_some, read_until, write};
+
+/// One failure opens the circuit of the upstream, for an hour.
+const POLICY: &str = "version: 1
+tool_servers: [{ name: files, api: mcp, hosts: [api.example], paths: [/mcp] }]
+agents: [{ name: tester }]
+rules:
+  - { id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], match: { host: [api.example] } }
+breakers: [{ id: up, circuit: upstream, failures: 1, of: 1, wait: WAIT, probes: 1 }]
+";
+
+async fn world(wait: &str) -> World {
+    let world = by_name(Rules::Inspect).build().await;
+    let document = Document {
+        path: "policy.yaml".to_owned(),
+        text: POLICY.replace("WAIT", wait),
+    };
+    let policy = compile(&[document]).unwrap_or_else(|it| panic!("{it}"));
+    world.policies.put(2, policy);
+    world
+}
+
+const ALLOWED: (Verdict, ReasonCode) = (Verdict::Allow, ReasonCode::RuleAllow);
+const OPEN: (Verdict, ReasonCode) = (Verdict::Deny, ReasonCode::CircuitOpen);
+
+const GET: &str = "GET /ok HTTP/1.1\r\nHost: api.example\r\n\r\n";
+
+#[tokio::test]
+async fn a_client_that_breaks_off_what_it_sends_opens_no_circuit() {
+    let world = world("1h").await;
+    let mut client = world.connect().await;
+    let begun = "POST /ok HTTP/1.1\r\nHost: api.example\r\nContent-Length: 100\r\n\r\nbegun";
+    write(&mut client, begun).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "begun").await;
+    client.shutdown().await.unwrap();
+    world
+        .until(|it| it.iter().all(|it| it.outcome.is_some()))
+        .await;
+    drop((client, upstream));
+    let mut client = world.connect().await;
+    write(&mut client, GET).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    // One that breaks off without an answer does.
+    drop(upstream);
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    drop(client);
+    let mut client = world.connect().await;
+    write(&mut client, GET).await;
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    drop(client);
+    assert_eq!(codes(&world.end().await), [ALLOWED, ALLOWED, OPEN]);
+}
