@@ -93,10 +93,11 @@ impl Refusal<'_> {
         is_spent(self.reason.code) || waits(self.reason.code)
     }
 
-    /// The status: where a budget, a limit or a breaker refuses that of [`status`], whatever was thought to be one.
+    /// The status: where a budget, a limit or a breaker refuses, or none of them can be asked, that of [`status`], whatever
+    /// was thought to be one.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
-        match self.is_of_budget() || self.is_open() {
+        match self.is_of_budget() || self.is_unavailable() {
             true => status(self.reason.code),
             false => self.status,
         }
@@ -107,9 +108,14 @@ impl Refusal<'_> {
         matches!(self.reason.code, ReasonCode::CircuitOpen)
     }
 
+    /// Whether it fails for now through nobody's fault who asks: a breaker refuses, or budgets cannot be looked at.
+    const fn is_unavailable(&self) -> bool {
+        self.is_open() || matches!(self.reason.code, ReasonCode::LedgerFailed)
+    }
+
     /// Whether it is an answer like others to whoever asks a tool: what a rule or a budget says, and no failure.
     pub(crate) fn is_ruled(&self) -> bool {
-        self.status == StatusCode::FORBIDDEN || self.is_of_budget() || self.is_open()
+        self.status() == StatusCode::FORBIDDEN || self.is_of_budget() || self.is_open()
     }
 
     /// In how many seconds it is worth to try again, where it is.
@@ -183,6 +189,7 @@ impl Refusal<'_> {
     pub(super) const fn failed_code(&self) -> &'static str {
         match waits(self.reason.code) {
             true => "rate_limit_exceeded",
+            false if self.is_unavailable() => "server_error",
             false => "invalid_prompt",
         }
     }

@@ -249,11 +249,7 @@ fn for_want<T>(code: ReasonCode, spent: Option<&Spent>, told: impl FnOnce(&Refus
     let reason = Reason::new(code, "Too little is left.");
     told(&Refusal {
         // As of what a rule denies in the middle of something.
-        status: if code == ReasonCode::LedgerFailed {
-            status(code)
-        } else {
-            StatusCode::FORBIDDEN
-        },
+        status: StatusCode::FORBIDDEN,
         reason: &reason,
         decision: Some(ID.parse().unwrap()),
         spent,

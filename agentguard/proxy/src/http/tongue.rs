@@ -1,7 +1,7 @@
 //! In which form a client is refused.
 
 use agentguard_decision::{Decided, Recorder};
-use agentguard_model::{LlmApi, ReasonCode};
+use agentguard_model::LlmApi;
 use agentguard_protocol::api::a2a;
 use agentguard_protocol::api::graphql::Asker;
 use agentguard_protocol::mcp::Questions;
@@ -77,12 +77,8 @@ pub(super) fn refuse<R: Recorder>(
     status: StatusCode,
     tongue: &Tongue,
 ) -> Response<Answer<R>> {
-    let code = decided.reason.code;
     tongue.tell(&Refusal {
-        status: match code {
-            ReasonCode::LedgerFailed | ReasonCode::CircuitOpen => refusal::status(code),
-            _ => status,
-        },
+        status,
         reason: &decided.reason,
         decision: decided.id,
         spent: decided.spent(),
