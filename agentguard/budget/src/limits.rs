@@ -274,8 +274,6 @@ impl Limits {
         for entry in &mut entries {
             books.count(entry, &call, now);
         }
-        // What ends with its beginning has nothing to be told.
-        entries.retain(|it| it.by.is_told());
         drop(books);
         Ok(Admitted {
             ticket: Ticket {
@@ -501,6 +499,22 @@ impl Books {
         }
     }
 
+    fn give_back(&mut self, entry: &Entry, call: &Call) {
+        let (Some(account), By::Limit(limit)) = (self.accounts.get_mut(&entry.key), &entry.by)
+        else {
+            return;
+        };
+        match (account, limit.kind) {
+            (Account::Rate(gcra), LimitKind::Rate(rate)) => gcra.give_back(rate),
+            (Account::Repeats(repeats), LimitKind::Repeats { calls, within }) => {
+                if let Some(same) = call.same {
+                    repeats.give_back(same, repeated(calls, within));
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn end(&mut self, entry: &Entry, call: &Call, went: Went, news: &[u64], now: u64) {
         let Some(account) = self.accounts.get_mut(&entry.key) else {
             return;
@@ -600,10 +614,23 @@ impl Account {
 }
 
 impl Ticket {
-    /// Whether nothing has to be told of it.
+    /// Whether nothing has to be told of it: it is counted by nothing that looks at what comes of it.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.entries.is_empty()
+        !self.entries.iter().any(|it| it.by.is_told())
+    }
+
+    /// It does not go on: something else refuses it. Rates and repetitions count it no more; nothing came of it.
+    pub fn give_back(&self) {
+        if self.told.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let now = self.shared.now();
+        let mut books = self.shared.books();
+        for entry in &self.entries {
+            books.give_back(entry, &self.call);
+            books.end(entry, &self.call, Went::Unknown, &[], now);
+        }
     }
 
     /// The call.
@@ -615,7 +642,7 @@ impl Ticket {
     /// It began well: a circuit need not wait for its end, which may be far away. Should it fail after that, that counts, too.
     pub fn began(&self) {
         let now = self.shared.now();
-        if self.entries.is_empty() || self.began.swap(true, Ordering::AcqRel) {
+        if self.is_idle() || self.began.swap(true, Ordering::AcqRel) {
             return;
         }
         let mut books = self.shared.books();
@@ -645,7 +672,7 @@ impl Ticket {
     }
 
     fn ended_at(&self, went: Went, news: &[u64], now: u64) {
-        if self.entries.is_empty() || self.told.swap(true, Ordering::AcqRel) {
+        if self.is_idle() || self.told.swap(true, Ordering::AcqRel) {
             return;
         }
         let went = match went {

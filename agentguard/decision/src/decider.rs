@@ -486,12 +486,16 @@ impl<R: Recorder> Decider<R> {
                 Charging::Free => {}
                 Charging::Held(it) => held = Some(it),
                 Charging::Refused(mut denial) => {
+                    // SDKs come again with what budgets refuse for a moment: that is no repetition.
+                    if let Some(ticket) = ticket.take() {
+                        ticket.give_back();
+                    }
                     spent = denial.spent.take();
                     ruling = denial.ruling();
                 }
             }
         }
-        let held = (held, ticket);
+        let held = (held, ticket.filter(|it| !it.is_idle()));
         let concluding =
             self.conclude_charged(&policy, client, &target, seen, ruling, held, started);
         let decided = concluding.await.for_want_of(spent);

@@ -60,7 +60,7 @@ fn number(of: impl Hash) -> u64 {
 
 /// What becomes of what the policy allows.
 pub(crate) enum Limiting {
-    /// It may go on. What it is refused for on paper stands beside.
+    /// It may go on, and is given back where something else refuses it. What it is refused for on paper stands beside.
     Passes(Option<Arc<Ticket>>, Vec<Matched>),
     /// One refuses it.
     Refused(Box<Denial>),
@@ -139,10 +139,7 @@ impl<R: Recorder> Decider<R> {
             Ok(Admitted {
                 ticket,
                 on_paper: places,
-            }) => {
-                let ticket = (!ticket.is_idle()).then(|| Arc::new(ticket));
-                Limiting::Passes(ticket, on_paper(&places))
-            }
+            }) => Limiting::Passes(Some(Arc::new(ticket)), on_paper(&places)),
             Err(refused) => {
                 let Some(rule) = rules.get(refused.place) else {
                     return nothing();

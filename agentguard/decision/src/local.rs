@@ -45,18 +45,15 @@ impl<R: Recorder> Decider<R> {
             undeclared(&tool.server, mode)
         };
         let (mut held, mut spent) = (None, None);
-        let mut retry_after = None;
+        let (mut ticket, mut retry_after) = (None, None);
         if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
             let request = Request {
                 tool: Some(&tool),
                 ..Request::new("", "")
             };
             match self.limit(&policy, client, &place(), Seen::Request(request), None) {
-                Limiting::Passes(ticket, on_paper) => {
-                    // Nobody tells what comes of it.
-                    if let Some(ticket) = &ticket {
-                        ended_unseen(ticket);
-                    }
+                Limiting::Passes(it, on_paper) => {
+                    ticket = it;
                     ruling.matched.extend(on_paper);
                 }
                 Limiting::Refused(denial) => {
@@ -75,10 +72,17 @@ impl<R: Recorder> Decider<R> {
                 Charging::Free => {}
                 Charging::Held(it) => held = Some(it),
                 Charging::Refused(mut denial) => {
+                    if let Some(ticket) = ticket.take() {
+                        ticket.give_back();
+                    }
                     spent = denial.spent.take();
                     ruling = denial.ruling();
                 }
             }
+        }
+        // Nobody tells what comes of it.
+        if let Some(ticket) = &ticket {
+            ended_unseen(ticket);
         }
         let going = match ruling.outcome {
             RulingOutcome::Allow(handling) => Some(handling),

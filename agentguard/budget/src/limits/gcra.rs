@@ -41,6 +41,11 @@ impl Gcra {
         self.0 = self.0.max(now).saturating_add(Self::interval(rate));
     }
 
+    /// One that came has not gone on.
+    pub(super) fn give_back(&mut self, rate: Rate) {
+        self.0 = self.0.saturating_sub(Self::interval(rate));
+    }
+
     /// From when on it is as if nothing had come.
     pub(super) const fn over(self) -> u64 {
         self.0

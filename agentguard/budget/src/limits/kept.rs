@@ -55,6 +55,12 @@ impl Repeats {
         self.0.push((call, gcra));
     }
 
+    pub(super) fn give_back(&mut self, call: u64, rate: Rate) {
+        if let Some((_, gcra)) = self.0.iter_mut().find(|(it, _)| *it == call) {
+            gcra.give_back(rate);
+        }
+    }
+
     /// For how long the call is refused that is for the longest.
     pub(super) fn longest(&self, rate: Rate, now: u64) -> Option<u64> {
         let waits = self.0.iter();

@@ -99,6 +99,27 @@ fn a_call_is_counted_by_all_or_by_none() {
 }
 
 #[test]
+fn what_does_not_go_on_is_given_back() {
+    let limits = Limits::default();
+    let loops = LimitKind::Repeats {
+        calls: 1,
+        within: Duration::from_secs(60),
+    };
+    let (few, loops) = (rate("few", 1, 60, 1), limit("loops", loops));
+    let all = || vec![ask(&few, "a"), ask(&loops, "a")];
+    for _ in 0..3 {
+        let admitted = limits.admit_at(all(), tool(1), 2, SECOND).unwrap();
+        assert!(admitted.ticket.is_idle());
+        admitted.ticket.give_back();
+        // Once.
+        admitted.ticket.give_back();
+    }
+    assert!(limits.admit_at(all(), tool(1), 2, SECOND).is_ok());
+    assert!(limits.admit_at(all(), tool(2), 2, SECOND).is_err());
+    assert!(at(&limits, &loops, tool(1), 1).is_err());
+}
+
+#[test]
 fn what_is_on_paper_refuses_nothing_and_says_so() {
     let limits = Limits::default();
     let few = rate("few", 1, 60, 1);
