@@ -23,6 +23,8 @@ pub struct Asked {
     claims: Vec<Claim>,
     /// The messages to a server of tools that it has: one, or those of a batch.
     tools: Arc<[Tool]>,
+    /// Whether it goes with another message, which stands for the request.
+    is_beside: bool,
 }
 
 /// What a connection carries, as far as it is read.
@@ -91,6 +93,7 @@ impl Asked {
             opens_calls: false,
             claims: Vec::new(),
             tools: Arc::default(),
+            is_beside: false,
         }
     }
 
@@ -207,8 +210,14 @@ impl Asked {
         others.map(|tool| Self {
             body: AtomicU64::new(self.body.load(Ordering::Relaxed)),
             tools: [tool.clone()].into(),
+            is_beside: true,
             ..self.message()
         })
+    }
+
+    /// Whether it is one of [`Self::beside`].
+    pub(crate) const fn is_beside(&self) -> bool {
+        self.is_beside
     }
 
     /// What is known of the calls on the connection that it opens, if it opens one for calls.
@@ -250,6 +259,7 @@ impl Asked {
             opens_calls: false,
             claims: Vec::new(),
             tools: Arc::default(),
+            is_beside: false,
         }
     }
 
@@ -267,6 +277,7 @@ impl Asked {
             opens_calls: self.opens_calls,
             claims: self.claims.clone(),
             tools: Arc::clone(&self.tools),
+            is_beside: false,
         }
     }
 

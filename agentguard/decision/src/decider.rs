@@ -183,7 +183,7 @@ impl<R: Recorder> Decider<R> {
     ) -> Decided {
         let spoken = if tls { Spoken::Tls } else { Spoken::Other };
         let none = Demand::default();
-        self.decide(client, target, behind, spoken.seen(), (&none, None))
+        self.decide(client, target, behind, spoken.seen(), (&none, None, false))
             .await
     }
 
@@ -197,7 +197,7 @@ impl<R: Recorder> Decider<R> {
         asked: &Asked,
     ) -> Decided {
         let seen = Seen::Request(asked.seen());
-        let brings = (asked.demand(), asked.content());
+        let brings = (asked.demand(), asked.content(), asked.is_beside());
         self.decide(client, target, behind, seen, brings).await
     }
 
@@ -461,7 +461,7 @@ impl<R: Recorder> Decider<R> {
         target: &Target,
         behind: &[IpAddr],
         seen: Seen<'_>,
-        (demand, content): (&Demand, Option<u64>),
+        (demand, content, is_beside): (&Demand, Option<u64>, bool),
     ) -> Decided {
         let started = Instant::now();
         let policy = self.policies.current();
@@ -469,7 +469,7 @@ impl<R: Recorder> Decider<R> {
         let (mut held, mut spent) = (None, None);
         let (mut ticket, mut retry_after) = (None, None);
         if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
-            match self.limit(&policy, client, &target, seen, content) {
+            match self.limit(&policy, client, &target, seen, (content, is_beside)) {
                 Limiting::Passes(it, on_paper) => {
                     ticket = it;
                     ruling.matched.extend(on_paper);

@@ -74,14 +74,15 @@ enum Rule<'a> {
 }
 
 impl<R: Recorder> Decider<R> {
-    /// Counts what the policy allows. `content`: the number of what a call of a language model says.
+    /// Counts what the policy allows. `content`: the number of what a call of a language model says. `is_beside`: it goes
+    /// with another message in one request, which is what its upstream takes or not.
     pub(crate) fn limit(
         &self,
         policy: &Policy,
         client: &Client,
         target: &Target,
         seen: Seen<'_>,
-        content: Option<u64>,
+        (content, is_beside): (Option<u64>, bool),
     ) -> Limiting {
         let count = policy.limits().len() + policy.breakers().len();
         let nothing = || Limiting::Passes(None, Vec::new());
@@ -102,6 +103,7 @@ impl<R: Recorder> Decider<R> {
         // What is inside of a connection that is not opened, nobody knows; nor how it ends.
         let breakers = policy.breakers().iter();
         let breakers = breakers.filter(|it| is_request && it.counts(agent, charged));
+        let breakers = breakers.filter(|it| !is_beside || it.breaker.circuit != Circuit::Upstream);
         let rules: Vec<Rule<'_>> = limits
             .map(Rule::Limit)
             .chain(breakers.map(Rule::Breaker))

@@ -51,7 +51,13 @@ impl<R: Recorder> Decider<R> {
                 tool: Some(&tool),
                 ..Request::new("", "")
             };
-            match self.limit(&policy, client, &place(), Seen::Request(request), None) {
+            match self.limit(
+                &policy,
+                client,
+                &place(),
+                Seen::Request(request),
+                (None, false),
+            ) {
                 Limiting::Passes(it, on_paper) => {
                     ticket = it;
                     ruling.matched.extend(on_paper);

@@ -163,6 +163,36 @@ breakers: [{ id: up, circuit: upstream, failures: 3, wait: 1h }]\n",
 }
 
 #[tokio::test]
+async fn a_request_with_several_messages_goes_over_the_circuit_of_its_upstream_once() {
+    let decider =
+        limited("breakers: [{ id: up, circuit: upstream, failures: 2, of: 2, wait: 1h }]\n");
+    let target = target("planner.example.com", 443);
+    let tool = || Tool {
+        server: "planner".to_owned(),
+        name: Some("plan".to_owned()),
+        ..Tool::default()
+    };
+    let batch = asked("POST", "/").telling(vec![tool(), tool(), tool()]);
+    let fails = async || {
+        let first = decider.request(&client(1), &target, &[], &batch).await;
+        let allowed = first.allowed;
+        let mut all = vec![first];
+        for other in batch.beside() {
+            let decided = decider.request(&client(1), &target, &[], &other).await;
+            assert!(decided.allowed);
+            all.push(decided);
+        }
+        for decided in all.iter().filter(|it| it.allowed) {
+            ends(&decider, decided, 502, None);
+        }
+        allowed
+    };
+    // Three messages of one request are one failure.
+    assert!(fails().await && fails().await);
+    assert!(!fails().await);
+}
+
+#[tokio::test]
 async fn a_model_that_asks_for_the_same_tool_call_makes_no_progress() {
     let decider =
         limited("limits: [{ id: stuck, no_progress: { calls: 2, within: 1h }, per: [agent] }]\n");
