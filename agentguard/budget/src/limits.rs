@@ -5,7 +5,9 @@
 //!
 //! **Bounded:** there are at most [`MAX_ACCOUNTS`] accounts, of each limit its part. Those that are as new ones are
 //! forgotten once there is no room; where there is still none, what would be one more is counted together with all others
-//! of its limit. No account is forgotten for another one, so that nobody gets rid of what was counted by making more.
+//! of its limit that the same agent would make. No account is forgotten for another one, so that nobody gets rid of what was
+//! counted by making more; one agent makes at most a part of them, and what is refused makes none, so that nobody takes the
+//! place of others.
 
 mod circuit;
 mod gcra;
@@ -33,6 +35,9 @@ pub const MAX_ACCOUNTS: usize = 16_384;
 
 /// The fewest that a limit may have of them.
 const LEAST_ACCOUNTS: usize = 64;
+
+/// One agent's calls make at most one part in so many of a limit's accounts.
+const PART: usize = 8;
 
 /// How often accounts that are as new ones are looked for where there is no room, at most, in nanoseconds.
 const SWEEP: u64 = 1_000_000_000;
@@ -78,8 +83,10 @@ pub struct Call {
     pub target: u64,
     /// The trace that it belongs to, or whose it is where none is known.
     pub chain: u64,
-    /// Who calls.
+    /// Who calls: an agent in one of its runs.
     pub agent: u64,
+    /// The number of the agent, in whichever run.
+    pub owner: u32,
 }
 
 /// Why a call does not go.
@@ -115,6 +122,9 @@ struct Key {
     scope: Scope,
 }
 
+/// A limit or a breaker, by its id and its word in a policy.
+type Of = (Arc<str>, &'static str);
+
 #[derive(Debug)]
 enum Account {
     Rate(Gcra),
@@ -127,11 +137,12 @@ enum Account {
 
 #[derive(Debug, Default)]
 struct Books {
-    accounts: HashMap<Key, Account>,
-    /// How many accounts a limit has.
-    counts: HashMap<(Arc<str>, &'static str), usize>,
+    /// Each with whose call made it.
+    accounts: HashMap<Key, (u32, Account)>,
+    /// How many accounts a limit has, by whose calls made them.
+    counts: HashMap<Of, HashMap<u32, usize>>,
     /// Until when each account is another than a new one was said when it was last counted in, by what counts there.
-    bys: HashMap<(Arc<str>, &'static str), By>,
+    bys: HashMap<Of, By>,
     swept: u64,
 }
 
@@ -244,7 +255,7 @@ impl Limits {
         let mut on_paper = Vec::new();
         let mut entries = Vec::with_capacity(asks.len());
         for (place, ask) in asks.into_iter().enumerate() {
-            let key = books.key(&ask, share, now);
+            let key = books.key(&ask, call.owner, share, now);
             if let Err(wait) = books.admits(&key, &ask.by, &call, now) {
                 let wait = wait.map(Duration::from_nanos);
                 if ask.on_paper {
@@ -294,7 +305,7 @@ impl Limits {
     pub fn standing(&self) -> Vec<Standing> {
         let now = self.0.now();
         let books = self.0.books();
-        let of = |(key, account): (&Key, &Account)| {
+        let of = |(key, (_, account)): (&Key, &(u32, Account))| {
             let by = books.bys.get(&(Arc::clone(&key.id), key.kind))?;
             let standing = Standing {
                 id: Arc::clone(&key.id),
@@ -383,8 +394,8 @@ const fn repeated(calls: u32, within: Duration) -> Rate {
 }
 
 impl Books {
-    /// The account of what asks, which is there then.
-    fn key(&mut self, ask: &Ask, share: usize, now: u64) -> Key {
+    /// The account of what asks. It may not be there yet: what is refused makes none.
+    fn key(&mut self, ask: &Ask, owner: u32, share: usize, now: u64) -> Key {
         let (id, kind) = (Arc::clone(ask.by.id()), ask.by.kind());
         let of = (Arc::clone(&id), kind);
         let mut key = Key {
@@ -392,43 +403,44 @@ impl Books {
             kind,
             scope: ask.scope.clone(),
         };
-        // What a reload has changed holds for what was counted, too.
-        self.bys.insert(of.clone(), ask.by.clone());
         if self.accounts.contains_key(&key) {
+            // What a reload has changed holds for what was counted, too.
+            self.bys.insert(of, ask.by.clone());
             return key;
         }
-        if !self.has_room(&of, share) && now >= self.swept.saturating_add(SWEEP) {
+        if !self.has_room(&of, owner, share) && now >= self.swept.saturating_add(SWEEP) {
             self.sweep(now);
         }
-        if !self.has_room(&of, share) {
-            key.scope = Scope::others();
-            if self.accounts.contains_key(&key) {
-                return key;
-            }
+        if !self.has_room(&of, owner, share) {
+            key.scope = Scope::others_of(owner);
         }
-        *self.counts.entry(of).or_default() += 1;
-        self.accounts.insert(key.clone(), ask.by.fresh());
         key
     }
 
-    fn has_room(&self, of: &(Arc<str>, &'static str), share: usize) -> bool {
-        let own = self.counts.get(of).copied().unwrap_or(0);
-        own < share && self.accounts.len() < MAX_ACCOUNTS
+    fn has_room(&self, of: &Of, owner: u32, share: usize) -> bool {
+        let counted = self.counts.get(of);
+        let all: usize = counted.map_or(0, |it| it.values().sum());
+        let own = counted.and_then(|it| it.get(&owner)).copied().unwrap_or(0);
+        all < share && own < share / PART && self.accounts.len() < MAX_ACCOUNTS
     }
 
     /// Forgets the accounts that are as new ones.
     fn sweep(&mut self, now: u64) {
         self.swept = now;
         let (bys, counts) = (&self.bys, &mut self.counts);
-        self.accounts.retain(|key, account| {
+        self.accounts.retain(|key, (owner, account)| {
             let of = (Arc::clone(&key.id), key.kind);
             let keeps = bys.get(&of).is_some_and(|by| account.over(by) > now);
-            if !keeps && let Some(count) = counts.get_mut(&of) {
+            let count = counts.get_mut(&of).and_then(|it| it.get_mut(owner));
+            if !keeps && let Some(count) = count {
                 *count = count.saturating_sub(1);
             }
             keeps
         });
-        counts.retain(|_, count| *count > 0);
+        counts.retain(|_, owners| {
+            owners.retain(|_, count| *count > 0);
+            !owners.is_empty()
+        });
         self.bys.retain(|of, _| counts.contains_key(of));
     }
 
@@ -437,7 +449,7 @@ impl Books {
     /// # Errors
     /// In how many nanoseconds it does, where that is known.
     fn admits(&mut self, key: &Key, by: &By, call: &Call, now: u64) -> Result<(), Option<u64>> {
-        let Some(account) = self.accounts.get_mut(key) else {
+        let Some((_, account)) = self.accounts.get_mut(key) else {
             return Ok(());
         };
         account.fit(by, call, now);
@@ -470,11 +482,16 @@ impl Books {
         admits.map_err(Some)
     }
 
-    /// Counts a call.
+    /// Counts a call, in an account that is there then.
     fn count(&mut self, entry: &mut Entry, call: &Call, now: u64) {
-        let Some(account) = self.accounts.get_mut(&entry.key) else {
-            return;
-        };
+        let of = (Arc::clone(&entry.key.id), entry.key.kind);
+        self.bys.insert(of.clone(), entry.by.clone());
+        let counts = &mut self.counts;
+        let place = self.accounts.entry(entry.key.clone());
+        let (_, account) = place.or_insert_with(|| {
+            *counts.entry(of).or_default().entry(call.owner).or_default() += 1;
+            (call.owner, entry.by.fresh())
+        });
         match (account, &entry.by) {
             (Account::Circuit(circuit), By::Breaker(breaker)) => {
                 entry.time = circuit.begin(breaker, now);
@@ -500,7 +517,7 @@ impl Books {
     }
 
     fn give_back(&mut self, entry: &Entry, call: &Call) {
-        let (Some(account), By::Limit(limit)) = (self.accounts.get_mut(&entry.key), &entry.by)
+        let (Some((_, account)), By::Limit(limit)) = (self.accounts.get_mut(&entry.key), &entry.by)
         else {
             return;
         };
@@ -516,7 +533,7 @@ impl Books {
     }
 
     fn end(&mut self, entry: &Entry, call: &Call, went: Went, news: &[u64], now: u64) {
-        let Some(account) = self.accounts.get_mut(&entry.key) else {
+        let Some((_, account)) = self.accounts.get_mut(&entry.key) else {
             return;
         };
         match (account, &entry.by) {

@@ -45,6 +45,11 @@ impl Scope {
         Self("(others)".into())
     }
 
+    /// The same, for the calls of one agent, by its number.
+    pub(crate) fn others_of(agent: u32) -> Self {
+        Self(format!("(others of agent {agent})").into())
+    }
+
     /// As it is written.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -307,6 +307,7 @@ fn call(client: &Client, behind: &Behind<'_>, chain: u64, content: Option<u64>) 
         target,
         chain,
         agent,
+        owner: client.agent.0,
     }
 }
 

@@ -6,7 +6,7 @@ use agentguard_model::limit::{Breaker, Circuit, Limit, LimitKind, Rate};
 
 use super::circuit::CircuitState;
 use super::{
-    Admitted, Ask, By, Call, LEAST_ACCOUNTS, Limits, MAX_ACCOUNTS, MAX_CALLS, Refused,
+    Admitted, Ask, By, Call, LEAST_ACCOUNTS, Limits, MAX_ACCOUNTS, MAX_CALLS, PART, Refused,
     StandingState, Went,
 };
 use crate::scope::Scope;
@@ -268,7 +268,7 @@ fn breaker(failures: u32, of: u32, probes: u32) -> By {
 
 fn circuit(limits: &Limits) -> CircuitState {
     match limits.0.books().accounts.values().next().unwrap() {
-        super::Account::Circuit(circuit) => circuit.state(0),
+        (_, super::Account::Circuit(circuit)) => circuit.state(0),
         other => panic!("{other:?}"),
     }
 }
@@ -410,25 +410,63 @@ fn nobody_gets_rid_of_what_was_counted_by_having_more_accounts() {
     let limits = Limits::default();
     let few = rate("few", 1, 3600, 1);
     let many = MAX_ACCOUNTS / LEAST_ACCOUNTS;
-    let admit = |agent: &str, now: u64| {
-        limits.admit_at(vec![ask(&few, agent)], Call::default(), many, now * SECOND)
+    let by = |owner: u32, agent: &str, now: u64| {
+        let call = Call {
+            owner,
+            ..Call::default()
+        };
+        limits.admit_at(vec![ask(&few, agent)], call, many, now * SECOND)
     };
-    assert!(admit("mine", 1).is_ok());
-    for number in 1..LEAST_ACCOUNTS {
-        assert!(admit(&number.to_string(), 1).is_ok());
+    let part = LEAST_ACCOUNTS / PART;
+    assert!(by(1, "mine", 1).is_ok());
+    for number in 1..part {
+        assert!(by(1, &number.to_string(), 1).is_ok());
     }
-    // There is no room: the next are one together, and those that are there stay.
-    assert!(admit("one more", 2).is_ok());
-    assert_eq!(admit("another", 2).unwrap_err().scope, Scope::others());
-    assert!(admit("mine", 2).is_err());
+    // There is no room for more of this agent's: the next are one together, and those that are there stay.
+    assert!(by(1, "one more", 2).is_ok());
+    let refused = by(1, "another", 2).unwrap_err();
+    assert_eq!(refused.scope.as_str(), "(others of agent 1)");
+    assert!(by(1, "mine", 2).is_err());
+    // There is for another's, and none makes less of that by being refused.
+    for number in 0..2 * LEAST_ACCOUNTS {
+        assert!(by(1, &format!("refused {number}"), 2).is_err());
+    }
+    assert!(by(2, "of two", 2).is_ok());
+    assert!(by(2, "of two", 2).is_err());
+    // Where there is none for anybody, an agent has all its others together, and none of another's.
+    for owner in 2..20 {
+        for number in 0..part {
+            let _ = by(owner, &format!("{owner} {number}"), 2);
+        }
+    }
+    assert!(by(20, "new", 2).is_ok());
+    assert!(by(21, "new", 2).is_ok());
+    assert!(by(21, "newer", 2).is_err());
     // Another limit has room of its own.
     let other = rate("other", 1, 3600, 1);
     let asks = vec![ask(&other, "another")];
     let admitted = limits.admit_at(asks, Call::default(), many, 2 * SECOND);
     assert!(admitted.is_ok());
     // Once they are as new ones, they are forgotten, and there is room.
-    assert!(admit("another", 3602).is_ok());
+    assert!(by(1, "another", 3603).is_ok());
     assert!(limits.0.books().accounts.len() <= 3);
+}
+
+#[test]
+fn what_counts_first_after_a_sweep_is_not_forgotten_with_the_next() {
+    let limits = Limits::default();
+    let few = rate("few", 1, 3600, 1);
+    let many = MAX_ACCOUNTS / LEAST_ACCOUNTS;
+    let admit = |agent: &str, now: u64| {
+        limits.admit_at(vec![ask(&few, agent)], Call::default(), many, now * SECOND)
+    };
+    for number in 0..LEAST_ACCOUNTS / PART {
+        assert!(admit(&number.to_string(), 1).is_ok());
+    }
+    // All are as new ones: the sweep that makes room forgets the limit itself, and this one counts by it.
+    assert!(admit("mine", 3602).is_ok());
+    limits.0.books().sweep(3602 * SECOND);
+    assert!(admit("mine", 3603).is_err());
 }
 
 #[test]
