@@ -109,12 +109,14 @@ impl Scope {
             }
     }
 
-    /// What is fetched was counted when it was asked for. Of a call that was not understood nobody knows the model: it
+    /// What is fetched was counted when it was asked for, and tokens are counted for nothing. Of a call that was not understood nobody knows the model: it
     /// counts as if it were any.
     fn counts_call(&self, llm: &Llm) -> bool {
-        llm.operation != LlmOperation::Retrieval
-            && self.llm.provider(llm)
-            && self.llm.model(llm, false, &Steps::new())
+        let asks = !matches!(
+            llm.operation,
+            LlmOperation::Retrieval | LlmOperation::CountTokens
+        );
+        asks && self.llm.provider(llm) && self.llm.model(llm, false, &Steps::new())
     }
 
     /// A message that was not understood may be any call.

@@ -311,6 +311,10 @@ breakers:
         operation: LlmOperation::Retrieval,
         ..llm_call("openai", None)
     };
+    let counted = Llm {
+        operation: LlmOperation::CountTokens,
+        ..llm_call("openai", Some("gpt-4o"))
+    };
     let (read, ask) = (
         tool("files", Some("read_file")),
         tool("planner", Some("message/send")),
@@ -320,6 +324,7 @@ breakers:
         (Charged::Llm(&gpt), "both models all up up-models"),
         (Charged::Llm(&other), "both all up up-models"),
         (Charged::Llm(&fetched), "all up"),
+        (Charged::Llm(&counted), "all up"),
         (Charged::Tool(&read), "both tools all named up tool"),
         (Charged::Tool(&ask), "both all chains up tool"),
         (Charged::Tool(&unread), "both tools all named up"),
