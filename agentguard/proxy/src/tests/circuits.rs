@@ -5,7 +5,7 @@ use agentguard_policy::{Document, compile};
 use tokio::io::AsyncWriteExt as _;
 
 use super::http::read_response;
-use super::{Rules, World, by_name, codes, read_some, read_until, write};
+use super::{Rules, World, by_name, codes, read_until, write};
 
 /// One failure opens the circuit of the upstream, for an hour.
 const POLICY: &str = "version: 1
