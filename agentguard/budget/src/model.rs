@@ -43,7 +43,7 @@ pub(crate) fn want(charges: Vec<Charge>, tokens: u64, least: u64) -> Want {
     }
 }
 
-pub(crate) fn short(result: Result<Granted, Refused>) -> Short {
+pub(crate) fn short<T: std::fmt::Debug>(result: Result<T, Refused>) -> Short {
     match result {
         Err(Refused::Short(short)) => short,
         other => panic!("not short: {other:?}"),

@@ -271,7 +271,7 @@ impl Shared {
                 Err(lost) => self.inner.lost(&link, &lost),
             }
         }
-        self.inner.extends_away(id, more, budgets)
+        self.inner.extends_away(id, more, budgets, now)
     }
 
     async fn asks_more(

@@ -202,7 +202,8 @@ impl Books {
                 false if account.is_over(budget, now) => 0,
                 false => u64::MAX,
             };
-            if its < total {
+            // Time that is over is what is told where there is nothing of several: it does not come back.
+            if its < total || its == total && account.is_over(budget, now) {
                 total = its;
                 let resets = account.resets(budget, now);
                 narrowest = Some((place, Balance { resets, ..balance }, part.terms));

@@ -270,6 +270,20 @@ fn places_count_once_and_time_from_the_first_call() {
 }
 
 #[test]
+fn time_that_is_over_is_told_before_what_is_used_up() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let tokens = budget("t", Unit::Tokens, 5, Window::Day);
+    let time = budget("w", Unit::WallTime, 500, Window::Lifetime);
+    let charges = vec![charge(&tokens, "a", 5, 1_000_000), charge(&time, "a", 0, 0)];
+    let one = ledger.reserves(&want(charges, 0, 0), NOW).expect("room");
+    let budgets = [tokens, time];
+    assert_eq!(short(ledger.extends(one.id, 1, &budgets, NOW)).charge, 0);
+    let late = ledger.extends(one.id, 1, &budgets, NOW + 500);
+    assert_eq!(short(late).charge, 1);
+}
+
+#[test]
 fn calls_at_the_same_time_are_given_back() {
     let directory = TempDir::new().expect("a directory");
     let ledger = open(directory.path(), NOW);

@@ -383,7 +383,8 @@ local function extend()
       elseif account.kind == 'w' and elapsed(account, now) >= account.limit then
         its = 0
       end
-      if its < total then
+      -- Time that is over is what is told where there is nothing of several: it does not come back.
+      if its < total or (its == total and its == 0 and account.kind == 'w') then
         total, narrowest = its, place
       end
     end

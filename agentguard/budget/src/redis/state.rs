@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use agentguard_model::budget::{Budget, Reached};
+use agentguard_model::budget::{Budget, Reached, Unit};
 use agentguard_model::ledger::OnLoss;
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -13,7 +13,7 @@ use super::lease::Leases;
 use super::link::{Link, Lost};
 use super::script::{self, Held, Settlement, Spent};
 use super::{MAX_WAITING, Names, Options};
-use crate::charge::{Granted, HoldId, Terms, Want};
+use crate::charge::{Balance, Granted, HoldId, Short, Terms, Want};
 use crate::ledger::Refused;
 
 /// How it stands with the ledger that is shared.
@@ -302,13 +302,30 @@ impl Inner {
         id: HoldId,
         more: u64,
         budgets: &[Arc<Budget>],
+        now: i64,
     ) -> Result<u64, Refused> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let why = self.may_spend(state)?;
         let hold = state.holds.get_mut(&id).ok_or(Refused::Settled)?;
         let mut total = hold.tokens.saturating_add(more);
-        for (part, budget) in hold.parts.iter().zip(budgets) {
+        for (place, (part, budget)) in hold.parts.iter().zip(budgets).enumerate() {
+            // Time passes here as well.
+            let first = state.leases.first(&part.account).filter(|it| *it > 0);
+            let elapsed = first.map_or(0, |first| now.saturating_sub(first).max(0).unsigned_abs());
+            let is_time = budget.reached.limits() && budget.unit == Unit::WallTime;
+            if is_time && elapsed >= budget.limit {
+                return Err(Refused::Short(Short {
+                    charge: place,
+                    balance: Balance {
+                        limit: budget.limit,
+                        used: elapsed,
+                        held: 0,
+                        resets: part.account.period.until,
+                    },
+                    needed: 1,
+                }));
+            }
             if budget.reached.limits() && budget.unit.is_held() {
                 let left = state.leases.left(&part.account).unwrap_or(0);
                 let its = part.terms.tokens(part.held.saturating_add(left));

@@ -593,6 +593,40 @@ async fn a_caller_that_does_not_wait_holds_nothing() {
 }
 
 #[tokio::test]
+async fn time_that_is_over_ends_what_is_under_way_also_while_it_is_away() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let tokens = budget("t", Unit::Tokens, 5, Window::Day);
+    let time = budget("w", Unit::WallTime, 10_000, Window::Lifetime);
+    let leased = Options {
+        timeout: Duration::from_millis(500),
+        on_loss: OnLoss::Lease(10),
+        ..options(&server)
+    };
+    let shared = open(&leased).await;
+    let charges = vec![charge(&tokens, "a", 5, 1_000_000), charge(&time, "a", 0, 0)];
+    let spent = shared.reserve(&want(charges, 0, 0), NOW).await;
+    let spent = spent.expect("room").id;
+    let both = [tokens, Arc::clone(&time)];
+    let early = short(shared.extend(spent, 1, &both, NOW + 9_999).await);
+    assert_eq!(early.charge, 0);
+    let late = short(shared.extend(spent, 1, &both, NOW + 10_000).await);
+    assert_eq!(late.charge, 1);
+    let charged = vec![charge(&time, "a", 0, 0)];
+    let one = shared.reserve(&want(charged, 0, 0), NOW).await;
+    let one = one.expect("time").id;
+    server.stops();
+    let only = [time];
+    let more = shared.extend(one, 1, &only, NOW + 9_999).await;
+    assert_eq!(more.expect("time"), 1);
+    assert!(shared.standing().away.is_some());
+    let late = short(shared.extend(one, 1, &only, NOW + 10_000).await);
+    assert_eq!((late.charge, late.balance.used), (0, 10_000));
+    server.goes_on();
+}
+
+#[tokio::test]
 async fn what_was_drawn_in_advance_is_spent_while_it_is_away_and_no_more() {
     let Some(server) = Server::start(&["--appendonly", "no"]) else {
         return;

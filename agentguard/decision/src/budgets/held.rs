@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Caches, Rate, Tier};
 use agentguard_budget::tokens::Counter;
-use agentguard_budget::{Estimate, Granted, HoldId, Ledger, Refused, Want, used};
+use agentguard_budget::{Balance, Estimate, Granted, HoldId, Ledger, Refused, Short, Want, used};
 use agentguard_model::budget::{Budget, Unit};
 use agentguard_model::{BudgetLine, Usage};
 use jiff::Timestamp;
@@ -167,6 +167,12 @@ impl Held {
         self.estimate.is_some_and(|it| it.visible)
     }
 
+    /// Whether it asks for one answer, so that all is over once that is.
+    #[must_use]
+    pub fn is_of_one_answer(&self) -> bool {
+        self.estimate.is_some_and(|it| it.answers == 1)
+    }
+
     /// The most that it may write, of all answers together.
     #[must_use]
     pub fn limit(&self) -> u64 {
@@ -271,7 +277,22 @@ impl Held {
         self.deadline
     }
 
-    /// Why it may not go on by the clock. None: it may, or is over.
+    /// When it has to end by these budgets, as far as was known when it began, and by which of them: with several of time
+    /// that may be too early, and is never too late. None: none of them limits it by the clock.
+    pub(super) fn deadline_by(&self, budgets: &[Arc<Budget>]) -> Option<(usize, i64)> {
+        let first = self.deadline?;
+        let charges = self.want.charges.iter().zip(budgets).enumerate();
+        let ends = charges.filter_map(|(place, (charge, budget))| {
+            let counts = budget.unit == Unit::WallTime && budget.reached.limits();
+            let [was, is] = [charge.budget.limit, budget.limit]
+                .map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
+            counts.then(|| (place, first.saturating_sub(was).saturating_add(is)))
+        });
+        ends.min_by_key(|(_, end)| *end)
+    }
+
+    /// Why it may not go on by the clock. None: it may, or is over. A ledger that does not answer lets nothing go on beyond
+    /// what is known.
     pub(super) async fn too_late(&self, budgets: &[Arc<Budget>]) -> Option<Refused> {
         let now = Timestamp::now().as_millisecond();
         let asked = self.ledger.extend(self.id, 1, budgets, now).await;
@@ -280,7 +301,21 @@ impl Held {
                 let unit = budgets.get(short.charge)?.unit;
                 (unit == Unit::WallTime).then_some(Refused::Short(short))
             }
-            _ => None,
+            Err(Refused::Away(_) | Refused::LeaseSpent(_) | Refused::Unwritten(_)) => {
+                let (charge, end) = self.deadline_by(budgets)?;
+                let limit = budgets.get(charge)?.limit;
+                (end <= now).then_some(Refused::Short(Short {
+                    charge,
+                    balance: Balance {
+                        limit,
+                        used: limit,
+                        held: 0,
+                        resets: None,
+                    },
+                    needed: 1,
+                }))
+            }
+            Ok(_) | Err(Refused::Settled) => None,
         }
     }
 
@@ -478,3 +513,6 @@ impl fmt::Debug for Held {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

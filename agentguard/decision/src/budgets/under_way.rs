@@ -109,8 +109,11 @@ impl<R: Recorder> Decider<R> {
                     .cut(&policy, about, &held, Some(refused), started)
                     .await;
             }
-            // It has more now, by another limit or an operator: how much is asked for again.
-            deadline = deadline.max(now.saturating_add(AT_THE_CLOCK));
+            // A limit that was changed ends it at another time. Where that has come, it has more by an operator: it is asked
+            // again in a moment.
+            let next = Timestamp::now().as_millisecond() + AT_THE_CLOCK;
+            let end = held.deadline_by(&budgets);
+            deadline = end.map_or(i64::MAX, |(_, end)| end).max(next);
         }
     }
 

@@ -1,0 +1,102 @@
+use std::sync::Arc;
+
+use agentguard_budget::{Asked, Charge, Granted, HoldId, Ledger, Refused, Scope, Terms, Want};
+use agentguard_model::budget::{Budget, Reached, Unit, Window};
+use jiff::Timestamp;
+
+use super::Held;
+
+const HOUR: i64 = 3_600_000;
+
+/// A ledger that does not answer.
+struct Away;
+
+impl Ledger for Away {
+    fn reserve<'a>(&'a self, _: &'a Want, _: i64) -> Asked<'a, Granted> {
+        Box::pin(async { Err(Refused::Away("it is down".to_owned())) })
+    }
+
+    fn extend<'a>(&'a self, _: HoldId, _: u64, _: &'a [Arc<Budget>], _: i64) -> Asked<'a, u64> {
+        Box::pin(async { Err(Refused::LeaseSpent("it is down".to_owned())) })
+    }
+
+    fn settle(&self, _: HoldId, _: Option<&[u64]>, _: i64) {}
+}
+
+fn of(unit: Unit, hours: i64, reached: Reached) -> Arc<Budget> {
+    Arc::new(Budget {
+        id: unit.to_string().into(),
+        unit,
+        limit: u64::try_from(hours * HOUR).expect("a limit"),
+        window: Window::Lifetime,
+        zone: None,
+        per: Box::default(),
+        reached,
+    })
+}
+
+/// A call of tokens and of eight hours, the first of which began at this time.
+fn held(began: i64) -> Held {
+    let budgets = [
+        of(Unit::Tokens, 1, Reached::Deny),
+        of(Unit::WallTime, 8, Reached::Deny),
+    ];
+    let charge = |budget: Arc<Budget>| Charge {
+        budget,
+        scope: Scope::from(""),
+        terms: Terms {
+            fixed: 0,
+            per_million: 0,
+        },
+        place: 0,
+    };
+    let want = Want {
+        charges: budgets.into_iter().map(charge).collect(),
+        tokens: 0,
+        least: 0,
+    };
+    let granted = Granted {
+        id: HoldId(1),
+        tokens: 0,
+        room: 0,
+        held: vec![0, 0],
+        over: Vec::new(),
+        deadline: Some(began + 8 * HOUR),
+    };
+    let ledger: Arc<dyn Ledger> = Arc::new(Away);
+    Held::new(&ledger, want, granted, None)
+}
+
+#[test]
+fn a_limit_of_time_that_is_changed_ends_a_call_at_another_time() {
+    let tokens = of(Unit::Tokens, 1, Reached::Deny);
+    for (hours, reached, ends) in [
+        (8, Reached::Deny, Some((1, 8 * HOUR))),
+        (1, Reached::Freeze, Some((1, HOUR))),
+        (20, Reached::Deny, Some((1, 20 * HOUR))),
+        (1, Reached::Alert, None),
+    ] {
+        let budgets = [Arc::clone(&tokens), of(Unit::WallTime, hours, reached)];
+        assert_eq!(held(0).deadline_by(&budgets), ends, "{hours} {reached:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_ends_with_its_time_though_its_ledger_does_not_answer() {
+    let now = Timestamp::now().as_millisecond();
+    let held = held(now - 2 * HOUR);
+    let tokens = of(Unit::Tokens, 1, Reached::Deny);
+    let by = |hours| {
+        [
+            Arc::clone(&tokens),
+            of(Unit::WallTime, hours, Reached::Deny),
+        ]
+    };
+    assert!(held.too_late(&by(8)).await.is_none());
+    let refused = held.too_late(&by(1)).await;
+    let Some(Refused::Short(short)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(short.charge, 1);
+    assert!(!short.may_pass());
+}
