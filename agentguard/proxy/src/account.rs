@@ -43,6 +43,8 @@ pub(crate) struct Account<R: Recorder> {
     error: Mutex<Option<String>>,
     /// Whether its answer was read to its end, though its client did not get it.
     whole: AtomicBool,
+    /// Whether all that went wrong is that its client went away.
+    left: AtomicBool,
     /// Whether its request was made to ask for its usage, which its client did not.
     asks_usage: AtomicBool,
 }
@@ -93,6 +95,7 @@ impl<R: Recorder> Account<R> {
             beside: OnceLock::new(),
             error: Mutex::new(None),
             whole: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             asks_usage: AtomicBool::new(false),
         }
     }
@@ -301,6 +304,16 @@ impl<R: Recorder> Account<R> {
         self.whole.store(true, Ordering::Release);
     }
 
+    /// Its client went away before the end of its answer. All of it may have come by then: many clients close behind the
+    /// last event, and wait for no end of the stream.
+    pub(crate) fn client_left(&self) {
+        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.is_none() {
+            *error = Some("the client went away before the end of the answer".to_owned());
+            self.left.store(true, Ordering::Release);
+        }
+    }
+
     /// Its request was made to ask for its usage, which its client did not.
     pub(crate) fn asks_usage(&self) {
         self.asks_usage.store(true, Ordering::Release);
@@ -336,7 +349,13 @@ impl<R: Recorder> Account<R> {
         let ends = |it: &LlmAnswer| it.finish_reason.is_some() || held.limit() == 0;
         let whole = answer.filter(|it| it.error.is_none() && it.not_understood.is_none());
         let ended = error.is_none() || *self.whole.get_mut();
-        let whole = whole.filter(|it| ended && ends(it));
+        // Of several answers one may be over, and the others go on.
+        let left = *self.left.get_mut() && held.is_of_one_answer();
+        let told = |it: &LlmAnswer| {
+            let written = it.usage.as_ref().and_then(|it| it.output_tokens);
+            it.finish_reason.is_some() && written.is_some()
+        };
+        let whole = whole.filter(|it| ended && ends(it) || left && told(it));
         let usage = answer.and_then(|it| it.usage.as_ref());
         let used = match (usage, whole) {
             (Some(usage), Some(_)) => Used::Reported(usage),

@@ -674,8 +674,7 @@ impl<R: Recorder> Body for ResponseBody<R> {
 impl<R: Recorder> Drop for ResponseBody<R> {
     fn drop(&mut self) {
         if !self.ended {
-            self.account
-                .fail("the client went away before the end of the answer");
+            self.account.client_left();
             self.count_behind();
         }
         self.said();

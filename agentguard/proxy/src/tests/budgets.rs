@@ -8,7 +8,7 @@ use agentguard_model::{BudgetLine, Decision, ReasonCode, Verdict};
 use h2::Reason;
 use http::{Request, Response};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::asked_tools::{STREAM, chunk};
@@ -109,6 +109,34 @@ async fn who_goes_away_before_the_end_that_is_on_its_way_pays_what_is_reported()
     let decisions = world.end().await;
     let error = decisions[0].outcome.as_ref().unwrap().error.clone();
     assert!(error.unwrap().contains("the client went away"));
+}
+
+/// Many clients close behind the last event, and before the end of the stream.
+#[tokio::test]
+async fn who_goes_away_behind_the_last_event_pays_what_is_reported() {
+    for (answers, settled) in [(1, 2007), (2, 10_000)] {
+        let world = by_name(Rules::CallsMany).build().await;
+        // What it thinks cannot be counted, so that all that it may write is reserved.
+        let members =
+            json!({ "max_completion_tokens": 5000, "reasoning_effort": "high", "n": answers });
+        let (mut client, mut upstream, _) = calls(&world, &members).await;
+        let end = end(2007);
+        let events = end.strip_suffix("0\r\n\r\n").unwrap();
+        write(&mut upstream, format!("{STREAM}{}{events}", words(3))).await;
+        read_until(&mut client, "[DONE]\n\n\r\n").await;
+        drop(client);
+        // What keeps the stream alive finds that nobody is there; it has no end.
+        for _ in 0..20 {
+            let _ = upstream.write_all(chunk(": on\n\n").as_bytes()).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let line = charged(&world).await;
+        // Of several answers one may be over, and the others go on.
+        assert_eq!(line.settled, Some(settled), "{line:?}");
+        let decisions = world.end().await;
+        let error = decisions[0].outcome.as_ref().unwrap().error.clone();
+        assert!(error.unwrap().contains("the client went away"));
+    }
 }
 
 /// What was written behind the limit is not delivered, and charged.
