@@ -240,8 +240,13 @@ impl Account {
         self.takes(used, now);
     }
 
-    /// Somebody says what was used. When it was used stays as it is, where nothing is counted by that.
+    /// Somebody says what was used. When it was used stays as it is, where nothing is counted by that. Of calls at the same
+    /// time nothing is used up, whatever is said.
     pub(crate) fn set(&mut self, used: u64, now: i64) {
+        let used = match self.name.unit {
+            Unit::ConcurrentCalls => 0,
+            _ => used,
+        };
         self.kept.places.clear();
         self.kept.used = 0;
         self.kept.overshoot = 0;

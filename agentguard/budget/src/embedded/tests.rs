@@ -300,6 +300,20 @@ fn calls_at_the_same_time_are_given_back() {
 }
 
 #[test]
+fn calls_at_the_same_time_cannot_be_said_to_be_used() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let calls = budget("c", Unit::ConcurrentCalls, 2, Window::Lifetime);
+    let of = || want(vec![charge(&calls, "a", 1, 0)], 0, 0);
+    ledger.reserves(&of(), NOW).expect("room");
+    let account = ledger.accounts(NOW).remove(0);
+    assert!(ledger.set(&account, 2, NOW).expect("written"));
+    assert_eq!(ledger.accounts(NOW), [account]);
+    ledger.reserves(&of(), NOW).expect("room");
+    short(ledger.reserves(&of(), NOW));
+}
+
+#[test]
 fn soft_budgets_tell_and_let_pass_and_limits_change_under_way() {
     let directory = TempDir::new().expect("a directory");
     let ledger = open(directory.path(), NOW);

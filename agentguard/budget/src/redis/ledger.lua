@@ -502,6 +502,10 @@ local function set()
   if not account.known then
     return { 'none' }
   end
+  if account.kind == 'c' then
+    -- Of calls at the same time nothing is used up, whatever is said: it would count for ever.
+    used = 0
+  end
   sweep(account, now)
   account.used, account.over, account.parts = 0, 0, {}
   account.said = account.said + 1

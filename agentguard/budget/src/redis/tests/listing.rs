@@ -241,6 +241,22 @@ async fn what_is_forgotten_is_not_listed_and_what_is_none_of_ours_is_told() {
 }
 
 #[tokio::test]
+async fn calls_at_the_same_time_cannot_be_said_to_be_used() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let shared = open(&options(&server)).await;
+    let calls = budget("c", Unit::ConcurrentCalls, 2, Window::Lifetime);
+    let charges = vec![charge(&calls, "a", 1, 0)];
+    let want = want(charges, 0, 0);
+    shared.reserve(&want, NOW).await.expect("room");
+    let account = listed(&shared, NOW).await.remove(0);
+    assert!(shared.set(&account, 2, NOW).await.expect("one"));
+    assert_eq!(listed(&shared, NOW).await, [account]);
+    shared.reserve(&want, NOW).await.expect("room");
+}
+
+#[tokio::test]
 async fn so_many_are_read_and_those_beside_are_counted() {
     let Some(server) = Server::start(&[]) else {
         return;
