@@ -87,6 +87,8 @@ pub(crate) struct Account {
     division: Division,
     /// Whether something of [`Kept`] is not in the store.
     pub(crate) dirty: bool,
+    /// Whether it is one of those that may be open: until its window was seen to be over.
+    pub(crate) counted: bool,
     /// In which journal its number stands.
     pub(crate) opened_in: Option<u64>,
 }
@@ -111,6 +113,7 @@ impl Account {
             held: 0,
             division,
             dirty: false,
+            counted: true,
             opened_in: None,
         }
     }

@@ -56,10 +56,34 @@ pub(crate) struct Books {
     current: HashMap<(Arc<str>, Scope), u32>,
     holds: HashMap<HoldId, Hold>,
     last: u64,
-    /// How many accounts are open of each budget.
-    counts: HashMap<Arc<str>, usize>,
+    counts: Counts,
     /// When accounts that nothing was charged to were looked for last.
     looked: i64,
+}
+
+/// How many accounts are open.
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    /// Of each budget that has any.
+    each: HashMap<Arc<str>, usize>,
+}
+
+impl Counts {
+    fn begins(&mut self, budget: &Arc<str>) {
+        self.all += 1;
+        *self.each.entry(Arc::clone(budget)).or_default() += 1;
+    }
+
+    fn ends(&mut self, budget: &Arc<str>) {
+        self.all = self.all.saturating_sub(1);
+        if let Some(count) = self.each.get_mut(budget) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.each.remove(budget);
+            }
+        }
+    }
 }
 
 /// The account that a charge is for.
@@ -83,7 +107,7 @@ impl Books {
             .iter()
             .any(|charge| self.is_full(&charge.budget.id))
         {
-            self.forget_blank(now);
+            self.makes_room(now);
         }
         let mut places = Vec::with_capacity(want.charges.len());
         for charge in &want.charges {
@@ -334,17 +358,26 @@ impl Books {
 
     /// Whether a budget opens no more accounts: what would be one more is charged to that for all others.
     fn is_full(&self, budget: &Arc<str>) -> bool {
-        let (all, own) = (self.names.len(), self.counts.get(budget).copied());
+        let (all, own) = (self.counts.all, self.counts.each.get(budget).copied());
         let own = own.unwrap_or_default();
-        all >= MAX_ACCOUNTS || own >= MAX_OF_ONE || all >= MANY && own >= FEW
+        // Those whose windows are over are kept until the next checkpoint, and take memory until then.
+        let most = self.names.len() >= MAX_NUMBERS;
+        most || all >= MAX_ACCOUNTS || own >= MAX_OF_ONE || all >= MANY && own >= FEW
     }
 
-    /// Closes accounts that nothing was charged to in the end: a model that no provider has costs nothing.
-    fn forget_blank(&mut self, now: i64) {
+    /// Closes accounts that nothing was charged to in the end: a model that no provider has costs nothing. Those whose
+    /// windows are over are none that are open any more.
+    fn makes_room(&mut self, now: i64) {
         if now.abs_diff(self.looked) < LOOKS.unsigned_abs() {
             return;
         }
         self.looked = now;
+        for account in self.accounts.iter_mut().flatten() {
+            let over = account.kept.until.is_some_and(|until| until <= now);
+            if over && std::mem::take(&mut account.counted) {
+                self.counts.ends(&account.name.budget);
+            }
+        }
         self.close(|account| account.is_blank());
     }
 
@@ -394,7 +427,7 @@ impl Books {
         if let Some(place) = self.accounts.get_mut(number as usize) {
             *place = account;
         }
-        *self.counts.entry(Arc::clone(&name.budget)).or_default() += 1;
+        self.counts.begins(&name.budget);
         self.names.insert(name, number);
         number
     }
@@ -521,13 +554,12 @@ impl Books {
             if let Some(account) = place.take_if(closes) {
                 self.names.remove(&account.name);
                 self.freed.push_back(number);
-                if let Some(count) = self.counts.get_mut(&account.name.budget) {
-                    *count = count.saturating_sub(1);
+                if account.counted {
+                    self.counts.ends(&account.name.budget);
                 }
                 closed.push(account);
             }
         }
-        self.counts.retain(|_, count| *count > 0);
         let (accounts, names) = (&self.accounts, &self.names);
         self.current.retain(|(budget, scope), number| {
             let account = accounts.get(*number as usize).and_then(Option::as_ref);
@@ -551,13 +583,12 @@ impl Books {
             if let Some(account) = place.take_if(|account| old(account)) {
                 self.names.remove(&account.name);
                 self.freed.push_back(number);
-                if let Some(count) = self.counts.get_mut(&account.name.budget) {
-                    *count = count.saturating_sub(1);
+                if account.counted {
+                    self.counts.ends(&account.name.budget);
                 }
                 gone.push(account.name);
             }
         }
-        self.counts.retain(|_, count| *count > 0);
         gone
     }
 

@@ -370,6 +370,40 @@ fn accounts_beyond_the_bound_are_one() {
 }
 
 #[test]
+fn windows_that_are_over_take_no_place() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let calls = budget("c", Unit::Calls, 5, Window::Day);
+    let begins = |agent: &str, now| {
+        let one = ledger.reserves(&want(vec![charge(&calls, agent, 1, 0)], 0, 0), now);
+        ledger.settle(one.expect("room").id, None, now);
+    };
+    for number in 0..super::books::MAX_OF_ONE {
+        begins(&format!("a{number}"), NOW);
+    }
+    let named = |now| {
+        let all = ledger.accounts(now).into_iter();
+        let later = all.filter(|it| it.holds(now));
+        later.map(|it| it.scope.to_string()).collect::<Vec<_>>()
+    };
+    begins("x", NOW);
+    assert!(!named(NOW).contains(&"agent=x".to_owned()));
+    // No checkpoint was made since.
+    let tomorrow = NOW + 86_400_000;
+    begins("x", tomorrow);
+    assert_eq!(named(tomorrow), ["agent=x"]);
+    // They are taken out once, and counted once.
+    ledger.shared.checkpoint(tomorrow).expect("a checkpoint");
+    ledger.shared.checkpoint(tomorrow).expect("a checkpoint");
+    assert_eq!(ledger.accounts(tomorrow).len(), 1);
+    for number in 1..super::books::MAX_OF_ONE {
+        begins(&format!("a{number}"), tomorrow);
+    }
+    begins("y", tomorrow);
+    assert!(!named(tomorrow).contains(&"agent=y".to_owned()));
+}
+
+#[test]
 fn what_costs_nothing_in_the_end_takes_no_place() {
     let directory = TempDir::new().expect("a directory");
     let ledger = open(directory.path(), NOW);
