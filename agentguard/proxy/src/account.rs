@@ -324,6 +324,13 @@ impl<R: Recorder> Account<R> {
         self.asks_usage.load(Ordering::Acquire)
     }
 
+    /// Its answer breaks off here: what is seen of it from now on goes nowhere.
+    pub(crate) fn breaks(&self) {
+        if let Some(held) = self.decided.held() {
+            held.breaks();
+        }
+    }
+
     /// What its provider has written behind what went on is not looked at.
     pub(crate) fn unseen(&self) {
         if let Some(held) = self.decided.held() {

@@ -58,6 +58,8 @@ pub struct Held {
     /// How many it was seen to write, where that is counted, and since when.
     seen: AtomicU64,
     since: OnceLock<Instant>,
+    /// How many when it broke off: what was seen later is of what its provider wrote on.
+    broke_at: OnceLock<u64>,
     /// Whether what was written behind its end could not be looked at.
     unseen: AtomicBool,
     /// For how many there was room when it began.
@@ -106,6 +108,7 @@ impl Held {
             tokens: AtomicU64::new(granted.tokens),
             seen: AtomicU64::new(0),
             since: OnceLock::new(),
+            broke_at: OnceLock::new(),
             unseen: AtomicBool::new(false),
             room: granted.room,
             deadline: granted.deadline,
@@ -223,6 +226,11 @@ impl Held {
         self.seen.load(Ordering::Acquire)
     }
 
+    /// It broke off: what is seen from now on its provider has written before it noticed.
+    pub fn breaks(&self) {
+        self.broke_at.get_or_init(|| self.seen());
+    }
+
     /// What its provider has written behind its end cannot be looked at: it may be all that it may write.
     pub fn unseen(&self) {
         self.unseen.store(true, Ordering::Release);
@@ -241,7 +249,11 @@ impl Held {
         let since = since.max(UNNOTICED).as_millis();
         let more = (u128::from(seen) * UNNOTICED.as_millis()).div_ceil(since);
         let more = u64::try_from(more).unwrap_or(u64::MAX);
-        seen.saturating_add(more).min(limit).max(reserved)
+        // What was seen of that already is in both.
+        let behind = self.broke_at.get().map_or(0, |at| seen.saturating_sub(*at));
+        let more = more.saturating_sub(behind);
+        // A provider that does not keep to the limit has written what was seen all the same.
+        seen.saturating_add(more).min(limit).max(seen).max(reserved)
     }
 
     /// Reserves more for a call that has written so many tokens. `budgets`: those of its charges, as they are now.

@@ -42,6 +42,7 @@ pub(crate) struct Behind<R: Recorder> {
 impl<R: Recorder> Behind<R> {
     /// Counts it, in a task of its own; what it belongs to ends with that.
     pub(crate) fn count(self) {
+        self.account.breaks();
         let Ok(seat) = SEATS.try_acquire() else {
             self.account.unseen();
             return self.end();

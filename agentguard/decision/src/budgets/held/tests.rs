@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use agentguard_budget::{Asked, Charge, Granted, HoldId, Ledger, Refused, Scope, Terms, Want};
+use agentguard_budget::{
+    Asked, Charge, Estimate, Granted, HoldId, Ledger, Refused, Scope, Terms, Want,
+};
 use agentguard_model::budget::{Budget, Reached, Unit, Window};
 use jiff::Timestamp;
 
@@ -99,4 +101,28 @@ async fn a_call_ends_with_its_time_though_its_ledger_does_not_answer() {
     };
     assert_eq!(short.charge, 1);
     assert!(!short.may_pass());
+}
+
+#[test]
+fn what_is_written_on_and_seen_counts_once() {
+    let writes = |limit, behind: u64| {
+        let mut held = held(0);
+        held.estimate = Some(Estimate {
+            input: 0,
+            output: limit,
+            answers: 1,
+            visible: true,
+        });
+        held.saw(100);
+        held.breaks();
+        held.saw(100 + behind);
+        held.may_have_written()
+    };
+    // All came within less than a second: as much may have come in the second behind it.
+    assert_eq!(writes(10_000, 0), 200);
+    assert_eq!(writes(10_000, 50), 250);
+    assert_eq!(writes(10_000, 900), 1100);
+    assert_eq!(writes(150, 0), 150);
+    // Its provider did not keep to the limit.
+    assert_eq!(writes(300, 900), 1000);
 }
