@@ -163,6 +163,13 @@ impl Embedded {
         })?;
         let ended = books.retire(now);
         books.renumbers();
+        // A ledger that cannot keep them goes on all the same.
+        let damage = damage.map(|(damage, damaged)| Damage {
+            unkept: replay::keep(directory, &damaged)
+                .err()
+                .map(|error| error.to_string()),
+            ..damage
+        });
         for old in read.generation..generation {
             let _ = fs::remove_file(Journal::path(directory, old));
         }

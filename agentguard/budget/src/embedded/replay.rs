@@ -36,6 +36,8 @@ pub struct Damage {
     pub calls: u64,
     /// What calls reserved of accounts whose names are not known.
     pub nameless: u64,
+    /// Why they could not be kept, where they could not.
+    pub unkept: Option<String>,
 }
 
 impl fmt::Display for Damage {
@@ -54,8 +56,15 @@ impl fmt::Display for Damage {
                 "reservations of up to {calls} calls, and {nameless} of accounts whose names are lost"
             )?,
         }
-        write!(f, ". It is kept as {}", self.file.display())?;
-        if self.files > 1 {
+        match &self.unkept {
+            Some(why) => write!(
+                f,
+                ". It could not be kept as {}: {why}",
+                self.file.display()
+            )?,
+            None => write!(f, ". It is kept as {}", self.file.display())?,
+        }
+        if self.files > 1 && self.unkept.is_none() {
             write!(f, ", and {} beside it", self.files - 1)?;
         }
         f.write_str(
@@ -88,12 +97,12 @@ pub(super) fn holds(books: &mut Books, read: Vec<Named<Part>>, now: i64) {
 }
 
 /// What happened since: in the journals of this generation and those behind it. Gives the generation behind the last, and
-/// what is missing.
+/// what is missing, with the generations of the journals that are damaged.
 pub(super) fn journals(
     directory: &Path,
     first: u64,
     books: &mut Books,
-) -> io::Result<(u64, Option<Damage>)> {
+) -> io::Result<(u64, Option<(Damage, Vec<u64>)>)> {
     let mut damage = Damage::default();
     let mut damaged = Vec::new();
     let mut generation = first;
@@ -119,8 +128,7 @@ pub(super) fn journals(
     damage.files = damaged.len() as u64;
     damage.calls = calls.missing();
     damage.file = kept(directory, *first);
-    keep(directory, &damaged)?;
-    Ok((generation, Some(damage)))
+    Ok((generation, Some((damage, damaged))))
 }
 
 fn journal(
@@ -217,8 +225,9 @@ fn kept(directory: &Path, generation: u64) -> PathBuf {
     directory.join(format!("{DAMAGED}.{generation}"))
 }
 
-/// Keeps a copy of what is damaged, in the place of what was damaged before.
-fn keep(directory: &Path, damaged: &[u64]) -> io::Result<()> {
+/// Keeps what is damaged, in the place of what was damaged before, once nothing is read of it any more. By another name:
+/// a disk that is full has room for that.
+pub(super) fn keep(directory: &Path, damaged: &[u64]) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -228,7 +237,7 @@ fn keep(directory: &Path, damaged: &[u64]) -> io::Result<()> {
     }
     for generation in damaged {
         let from = Journal::path(directory, *generation);
-        fs::copy(from, kept(directory, *generation))?;
+        fs::rename(from, kept(directory, *generation))?;
     }
     Ok(())
 }

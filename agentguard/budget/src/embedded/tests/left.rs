@@ -128,6 +128,29 @@ fn what_is_used_is_charged_where_it_was_though_an_account_before_it_has_lost_its
 }
 
 #[test]
+fn a_ledger_that_cannot_keep_what_is_damaged_says_so_and_goes_on() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = five(directory.path());
+    let hurt = killed(&directory);
+    drop(ledger);
+    let journal = journals(hurt.path()).remove(0);
+    let mut bytes = fs::read(&journal).expect("a journal");
+    let begins = frames(&bytes);
+    bytes[begins[3] + 4] ^= 1;
+    fs::write(&journal, bytes).expect("written");
+    // What is in its way is no file.
+    fs::create_dir(hurt.path().join("damaged.0")).expect("a directory");
+    let found = open(hurt.path(), NOW);
+    assert_eq!(used(&found), 37);
+    let damage = found.troubles().damage.expect("told");
+    assert!(damage.unkept.is_some());
+    assert!(damage.to_string().contains("could not be kept"), "{damage}");
+    drop(found);
+    let found = open(hurt.path(), NOW);
+    assert_eq!((used(&found), found.troubles().damage), (37, None));
+}
+
+#[test]
 fn a_hole_of_zeros_is_a_damage_and_what_was_never_answered_is_none() {
     let directory = TempDir::new().expect("a directory");
     let ledger = five(directory.path());
