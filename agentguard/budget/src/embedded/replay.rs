@@ -40,6 +40,9 @@ pub struct Damage {
     pub unkept: Option<String>,
 }
 
+/// What is missing, and the generations of the journals that are damaged.
+pub(super) type Damaged = (Damage, Vec<u64>);
+
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { bytes, at, .. } = self;
@@ -102,7 +105,7 @@ pub(super) fn journals(
     directory: &Path,
     first: u64,
     books: &mut Books,
-) -> io::Result<(u64, Option<(Damage, Vec<u64>)>)> {
+) -> io::Result<(u64, Option<Damaged>)> {
     let mut damage = Damage::default();
     let mut damaged = Vec::new();
     let mut generation = first;
