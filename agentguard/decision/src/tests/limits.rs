@@ -1,12 +1,17 @@
 //! Limits and breakers: what they refuse, what is recorded of that, and what they are told.
 
+use std::future::ready;
+use std::sync::Arc;
+
+use agentguard_budget::{Asked as Answer, Granted, HoldId, Ledger, Refused, Want};
+use agentguard_model::budget::Budget;
 use agentguard_model::{
     Bytes, Llm, LlmAnswer, LlmOperation, Mode, Outcome, ReasonCode, Tool, ToolAnswer,
 };
 use http::{HeaderMap, HeaderValue};
 
 use super::{Memory, asked, client, deciding, last, target};
-use crate::{Asked, Decided, Decider};
+use crate::{Accounting, Asked, Decided, Decider};
 
 const START: &str = "
 version: 1
@@ -190,6 +195,34 @@ async fn a_request_with_several_messages_goes_over_the_circuit_of_its_upstream_o
     // Three messages of one request are one failure.
     assert!(fails().await && fails().await);
     assert!(!fails().await);
+}
+
+/// Does not answer.
+struct Away;
+
+impl Ledger for Away {
+    fn reserve<'a>(&'a self, _: &'a Want, _: i64) -> Answer<'a, Granted> {
+        Box::pin(ready(Err(Refused::Away("it is down".to_owned()))))
+    }
+
+    fn extend<'a>(&'a self, _: HoldId, _: u64, _: &'a [Arc<Budget>], _: i64) -> Answer<'a, u64> {
+        Box::pin(ready(Err(Refused::Settled)))
+    }
+
+    fn settle(&self, _: HoldId, _: Option<&[u64]>, _: i64) {}
+}
+
+#[tokio::test]
+async fn what_a_budget_refuses_may_come_again() {
+    let decider = limited(
+        "budgets: [{ id: few, unit: calls, limit: 9, window: day }]
+limits: [{ id: burst, rate: { calls: 1, every: 1h } }, { id: loops, repeats: { calls: 1, within: 1h } }]\n",
+    );
+    let decider = decider.charging(Arc::new(Accounting::new(Arc::new(Away))));
+    for _ in 0..3 {
+        let refused = call(&decider, 1, 1).await;
+        assert_eq!(refused.reason.code, ReasonCode::LedgerFailed);
+    }
 }
 
 #[tokio::test]
