@@ -473,6 +473,9 @@ fn a_stream_that_runs_into_its_budget_ends_so_that_it_is_not_begun_again() {
     let event = data(exhausted(&responses));
     assert_eq!(event["type"], "response.failed");
     assert_eq!(event["response"]["error"]["code"], "invalid_prompt");
+    let failed = data(for_want(ReasonCode::LedgerFailed, None, responses));
+    assert_eq!(failed["response"]["error"]["code"], "server_error");
+    assert_eq!(failed["error"]["type"], "server_error");
     let message = event["response"]["error"]["message"].as_str().unwrap();
     assert!(message.contains(WHAT), "{message}");
     assert_eq!(event["error"]["code"], "insufficient_quota");
