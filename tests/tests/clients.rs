@@ -62,6 +62,8 @@ mod python;
 mod raw;
 #[path = "clients/realtime.rs"]
 mod realtime;
+#[path = "clients/redis.rs"]
+mod redis;
 #[path = "clients/requests.rs"]
 mod requests;
 #[path = "clients/resumed.rs"]

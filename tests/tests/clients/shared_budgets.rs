@@ -8,24 +8,21 @@
     reason = "a test ends where it cannot go on, helpers included"
 )]
 
-use std::fs;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentguard_model::{ReasonCode, Verdict};
-use agentguard_tests::{Guard, Origin, Process, World, address, client, wait_until};
-use anyhow::{Context as _, Result};
+use agentguard_tests::{Guard, Origin, World, address, client, wait_until};
+use anyhow::Result;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::inspected::inspected;
+use crate::redis::{Redis, ledger};
 use crate::room::{LATE, Room};
 
 const OPENAI: &str = "api.openai.com";
-const PORT: u16 = 6399;
-const PASSWORD: &str = "open sesame";
 
 const POLICY: &str = "
 version: 1
@@ -50,75 +47,15 @@ fn world(name: &str) -> World {
         .unwrap()
 }
 
-/// A Redis on the world's host, which keeps each write before it answers.
-struct Redis<'w> {
-    world: &'w World,
-    directory: PathBuf,
-    process: Option<Process>,
-}
-
-impl<'w> Redis<'w> {
-    /// One that does not run yet.
-    fn new(world: &'w World) -> Self {
-        let directory = world.directory().join("redis");
-        fs::create_dir(&directory).unwrap();
-        let password = world.directory().join("redis-password");
-        fs::write(&password, format!("{PASSWORD}\n")).unwrap();
-        fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
-        Self {
-            world,
-            directory,
-            process: None,
-        }
-    }
-
-    fn start(&mut self) {
-        let server = self.world.host().command("redis-server");
-        let port = PORT.to_string();
-        let server = server
-            .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "yes", "--appendfsync", "always"])
-            .args(["--requirepass", PASSWORD, "--dir"])
-            .arg(&self.directory)
-            .limit(Duration::from_secs(600));
-        self.process = Some(server.spawn().unwrap());
-        wait_until("Redis", LATE, || {
-            let said = self.process.as_ref()?.stdout();
-            said.contains("Ready to accept connections").then_some(())
-        })
-        .unwrap();
-    }
-
-    /// Ends it at once.
-    fn kill(&mut self) {
-        let mut process = self.process.take().unwrap();
-        process.signal(Signal::KILL).unwrap();
-        process.wait(LATE).unwrap();
-    }
-
-    /// It hears and answers nothing, or goes on.
-    fn signal(&mut self, signal: Signal) {
-        self.process.as_mut().unwrap().signal(signal).unwrap();
-    }
-}
-
 /// A daemon of a host that shares its budgets; `number`: which one in this world.
 fn host<'w>(world: &'w World, number: u16, more: &Value) -> Result<Room<'w>> {
-    let mut redis = json!({
-        "address": format!("127.0.0.1:{PORT}"),
-        "prefix": "tests",
-        "password_file": world.directory().join("redis-password"),
-        "timeout_ms": 1000,
-    });
-    let more = more.as_object().context("an object")?.clone();
-    redis.as_object_mut().context("an object")?.extend(more);
     let guard = world.guard().policy(POLICY);
     let guard = guard
         .setting(
             "upstreams",
             json!([{ "host": [OPENAI], "ca": world.ca_file() }]),
         )
-        .setting("ledger", json!({ "redis": redis }))
+        .setting("ledger", ledger(world, more)?)
         .setting("proxy_port", json!(15_001 + 100 * number))
         .setting("resolver_port", json!(15_053 + 100 * number));
     Ok(Room::of(world, guard.start()?))

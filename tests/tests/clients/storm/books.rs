@@ -1,6 +1,7 @@
 //! The books of a storm, compared call by call and account by account.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use agentguard_model::budget::Unit;
 use agentguard_model::{BudgetLine, Decision, Outcome};
@@ -9,6 +10,7 @@ use anyhow::{Context as _, Result};
 use super::Storm;
 use super::notes::{Bill, End, Note, Told, notes, recorded};
 use super::plan::{Account, Call};
+use super::store::Cut;
 
 /// What is wrong, a line each.
 #[derive(Default)]
@@ -29,12 +31,21 @@ struct Charged {
     most: u64,
 }
 
+impl Charged {
+    const fn add(&mut self, other: Self) {
+        self.least += other.least;
+        self.most += other.most;
+    }
+}
+
 /// All that is known of a call.
 struct Sides<'a> {
     call: &'a Call,
     note: &'a Note,
     bill: Option<&'a Bill>,
     decision: Option<&'a Decision>,
+    /// The daemon's end, in the wave in which it was killed.
+    cut: Option<Cut>,
 }
 
 impl Sides<'_> {
@@ -73,7 +84,7 @@ impl Sides<'_> {
             faults.unless(unsent, || {
                 format!("{}: not charged: {outcome:?}, {:?}", who(), self.bill)
             });
-            return Charged::default();
+            return self.untold(account, outcome, None, 0);
         };
         let told = |what: &str| format!("{}: {what}: {}", who(), self.told(billed, line, outcome));
         if self.is_complete() {
@@ -94,9 +105,36 @@ impl Sides<'_> {
                 told(&format!("charged more than {bound}"))
             });
         }
-        Charged {
+        self.untold(account, outcome, Some(line), settled)
+    }
+
+    /// What an account was charged with for a call that is over: as was said, unless the ledger was not told before the
+    /// daemon was killed; then all that the call held.
+    fn untold(
+        &self,
+        account: &Account,
+        outcome: &Outcome,
+        line: Option<&BudgetLine>,
+        settled: u64,
+    ) -> Charged {
+        let told = Charged {
             least: settled,
             most: settled,
+        };
+        let (Some(cut), Some(decision)) = (self.cut, self.decision) else {
+            return told;
+        };
+        let lasted = Duration::from_millis(outcome.duration_ms);
+        if !cut.may_hide(decision.time + lasted) {
+            return told;
+        }
+        let reserved = line.map_or(0, |it| it.reserved);
+        let bound = self
+            .call
+            .bound(account.unit, line.and_then(|it| it.clamped));
+        Charged {
+            least: settled.min(reserved),
+            most: settled.max(bound),
         }
     }
 
@@ -122,14 +160,20 @@ impl Sides<'_> {
     /// The daemon was killed meanwhile: what it held is charged, if it went so far.
     fn unknown(&self, account: &Account, billed: u64) -> Charged {
         let clamped = self.decision.and_then(|it| it.budget.first()?.clamped);
-        let reached = self.decision.is_some() || self.note.end == End::Lost;
+        let away = self.cut.is_some_and(|it| it.away);
+        // Where the ledger went away, the answer to who was refused for that may have been that it holds something.
+        let reached = self.decision.is_some()
+            || self.note.end == End::Lost
+            || (away && self.note.status == 503);
         let most = if reached {
             self.call.bound(account.unit, clamped)
         } else {
             0
         };
+        // What its provider wrote while it waited for a ledger that was away was seen by nobody.
+        let delivered = self.call.amount(account.unit, 0, self.note.words);
         Charged {
-            least: billed,
+            least: if away { billed.min(delivered) } else { billed },
             most,
         }
     }
@@ -139,15 +183,17 @@ fn is_of(line: &BudgetLine, account: &Account) -> bool {
     account.name == format!("{}/{}", line.budget, line.scope)
 }
 
-/// Compares the books.
+/// Compares the books. `between`: the accounts between the waves.
 pub(super) fn compare(
     storm: &Storm<'_>,
+    between: &BTreeMap<String, Told>,
     told: &BTreeMap<String, Told>,
     faults: &mut Faults,
 ) -> Result<()> {
     let (notes, bills) = (notes(&storm.clients), storm.provider.bills());
     let (limits, record) = (storm.provider.limits(), recorded(&storm.guard)?);
-    let mut charged: BTreeMap<Account, Charged> = BTreeMap::new();
+    // In all, and since then.
+    let mut charged: BTreeMap<Account, [Charged; 2]> = BTreeMap::new();
     let mut delivered: BTreeMap<Account, u64> = BTreeMap::new();
     let mut ends: BTreeMap<String, usize> = BTreeMap::new();
     for call in &storm.calls {
@@ -159,12 +205,13 @@ pub(super) fn compare(
                 .with_context(|| format!("no note of {number}"))?,
             bill: bills.get(&number),
             decision: record.get(&number),
+            cut: storm.cut.filter(|_| call.wave == 0),
         };
         let how = sides.bill.map_or("-", |it| &it.how);
-        let want = if sides.note.is_for_want() {
-            " for want"
-        } else {
-            ""
+        let want = match () {
+            () if sides.note.is_for_want() => " for want",
+            () if sides.note.is_for_ledger() => " without a ledger",
+            () => "",
         };
         *ends
             .entry(format!("{:?}{want}, {how}", sides.note.end))
@@ -180,6 +227,10 @@ pub(super) fn compare(
         faults.unless(!open || call.wave == 0, || {
             format!("call {number} has no end in the record")
         });
+        let unknown = sides.note.end == End::Lost && sides.decision.is_none();
+        faults.unless(!unknown || call.wave == 0, || {
+            format!("call {number} is not in the record: {:?}", sides.note)
+        });
         if sides.is_complete() {
             let usage = sides.bill.map(|it| [Some(it.input), Some(it.output)]);
             faults.unless(usage == Some(sides.note.usage), || {
@@ -190,9 +241,11 @@ pub(super) fn compare(
             *delivered.entry(account.clone()).or_default() +=
                 call.amount(account.unit, 0, sides.note.words);
             let this = sides.charged(&account, faults);
-            let sum = charged.entry(account).or_default();
-            sum.least += this.least;
-            sum.most += this.most;
+            let [sum, since] = charged.entry(account).or_default();
+            sum.add(this);
+            if call.wave > 0 {
+                since.add(this);
+            }
         }
     }
     for (account, words) in delivered {
@@ -201,7 +254,7 @@ pub(super) fn compare(
             format!("{} delivered {words} of {}", account.name, account.limit)
         });
     }
-    for (account, Charged { least, most }) in charged {
+    for (account, [Charged { least, most }, since]) in charged {
         let Some(it) = told.get(&account.name) else {
             faults.unless(most == 0, || format!("no account {}", account.name));
             continue;
@@ -213,6 +266,15 @@ pub(super) fn compare(
                 account.name, it.used
             )
         });
+        // Nothing of this is a matter of opinion: no daemon was killed any more.
+        let before = between.get(&account.name).map_or(0, |it| it.used);
+        let now = it.used.saturating_sub(before);
+        faults.unless(now == since.least && now == since.most, || {
+            format!(
+                "{}: used {now} since {before}, and the calls make {since:?}",
+                account.name
+            )
+        });
     }
     let peak = storm.provider.peak();
     eprintln!("{ends:#?}, {peak} at once at most");
@@ -221,12 +283,15 @@ pub(super) fn compare(
         let its = ends.iter().filter(|(how, _)| how.starts_with(kind));
         its.map(|it| it.1).sum()
     };
+    let shared = storm.cut.is_some();
     for (kind, least) in [
         ("Done, done", 80),
         ("Left", 5),
         ("Error, error", 3),
         ("Lost", 30),
-        ("Refused for want", 20),
+        // Who waits for what others hold is refused when the ledger goes away.
+        ("Refused for want", if shared { 8 } else { 20 }),
+        ("Refused without a ledger", if shared { 5 } else { 0 }),
         ("Refused, refused", 5),
     ] {
         faults.unless(of(kind) >= least, || format!("no storm: {kind}"));

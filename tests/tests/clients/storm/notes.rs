@@ -44,6 +44,12 @@ impl Note {
             .as_ref()
             .is_some_and(|it| it.contains("\"budget\"") || it.contains("budget `"))
     }
+
+    /// The same, since the ledger was away.
+    pub(crate) fn is_for_ledger(&self) -> bool {
+        let away = "the ledger that hosts share does not answer";
+        self.error.as_ref().is_some_and(|it| it.contains(away))
+    }
 }
 
 /// What the provider bills for a call, and how that ended.
