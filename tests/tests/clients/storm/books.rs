@@ -290,7 +290,7 @@ pub(super) fn compare(
         ("Error, error", 3),
         ("Lost", 30),
         // Who waits for what others hold is refused when the ledger goes away.
-        ("Refused for want", if shared { 8 } else { 20 }),
+        ("Refused for want", if shared { 1 } else { 20 }),
         ("Refused without a ledger", if shared { 5 } else { 0 }),
         ("Refused, refused", 5),
     ] {

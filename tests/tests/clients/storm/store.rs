@@ -107,13 +107,16 @@ impl<'w> Store<'w> {
         let Self::Shared(redis) = self else {
             return Ok(());
         };
-        // Who waits for what others hold is refused at once when the ledger goes away: some have waited in vain before.
-        let midst = || {
+        let midst = || (storm.provider.under_way().0 >= 60).then_some(());
+        wait_until("the midst of the storm", WAVE, midst)?;
+        // Who waits for what others hold is refused at once when the ledger goes away: some have waited in vain before, if
+        // the storm lasts so long.
+        let waited = || {
             let wanted = notes(&storm.clients);
             let wanted = wanted.values().filter(|it| it.is_for_want()).count();
-            (storm.provider.under_way().0 >= 60 && wanted >= 10).then_some(())
+            (wanted >= 10 || storm.provider.under_way().0 < 60).then_some(())
         };
-        wait_until("the midst of the storm", WAVE, midst)?;
+        wait_until("some to wait in vain", WAVE, waited)?;
         for long in [false, true] {
             ends(&storm.provider, usize::try_from(random.within(0, 10))?)?;
             redis.borrow_mut().kill();
