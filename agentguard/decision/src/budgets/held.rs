@@ -236,6 +236,12 @@ impl Held {
         self.unseen.store(true, Ordering::Release);
     }
 
+    /// Whether the model's own tokenizer counts what it writes.
+    fn is_counted_exactly(&self) -> bool {
+        let pricing = self.pricing.as_ref();
+        pricing.is_some_and(|it| it.rate.tokenizer.is_some())
+    }
+
     /// How many tokens a call may have written that broke off: what was reserved, or what was seen of it, and what its
     /// provider wrote on at its pace before it noticed.
     fn may_have_written(&self) -> u64 {
@@ -252,8 +258,14 @@ impl Held {
         // What was seen of that already is in both.
         let behind = self.broke_at.get().map_or(0, |at| seen.saturating_sub(*at));
         let more = more.saturating_sub(behind);
-        // A provider that does not keep to the limit has written what was seen all the same.
-        seen.saturating_add(more).min(limit).max(seen).max(reserved)
+        // A provider that does not keep to the limit has written what was seen all the same, where that is counted and not
+        // estimated.
+        let counted = self.is_counted_exactly();
+        let surely = if counted { seen } else { seen.min(limit) };
+        seen.saturating_add(more)
+            .min(limit)
+            .max(surely)
+            .max(reserved)
     }
 
     /// Reserves more for a call that has written so many tokens. `budgets`: those of its charges, as they are now.
