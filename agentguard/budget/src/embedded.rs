@@ -35,7 +35,7 @@ use crate::period::{self, Period};
 use crate::scope::Scope;
 use account::{Account, Name};
 use books::Books;
-pub(crate) use books::MAX_ACCOUNTS;
+pub(crate) use books::{MAX_ACCOUNTS, MAX_OF_ONE};
 use journal::Journal;
 use store::{Store, Write};
 

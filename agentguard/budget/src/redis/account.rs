@@ -8,13 +8,17 @@ use serde::Deserialize as _;
 use serde::de::value::StrDeserializer;
 
 use crate::charge::Charge;
-use crate::embedded::{FORGOTTEN, MAX_ACCOUNTS, State};
+use crate::embedded::{FORGOTTEN, MAX_ACCOUNTS, MAX_OF_ONE, State};
 use crate::period::{self, Period};
 use crate::scope::Scope;
 
 /// Windows that ended so long ago are forgotten: two days, in milliseconds. Until then a call that began in one is settled
 /// there, and a clock that went back finds it.
 const ENDED: i64 = 2 * 86_400_000;
+/// An account that nobody has asked for in an hour gives its place away where there are too many, in milliseconds.
+const IDLE: i64 = 3_600_000;
+/// How often accounts are looked for that give their place away: each second, in milliseconds.
+const LOOKS: u64 = 1000;
 /// Bytes of a key, at most: those of a scope with as many dimensions as there are.
 const MAX_KEY: usize = 32 * 1024;
 /// Into how many parts a sliding window is divided, as in the ledger of one host.
@@ -140,30 +144,102 @@ impl Account {
 /// The accounts that this host charges, so that none is named anew for each call.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
-    /// By budget and scope.
-    current: HashMap<(Arc<str>, Scope), Arc<Account>>,
+    /// By budget and scope, each with when it was asked for last.
+    current: HashMap<(Arc<str>, Scope), (Arc<Account>, i64)>,
+    /// How many of them each budget has.
+    of_budgets: HashMap<Arc<str>, usize>,
+    /// When room was made last.
+    made_room: i64,
 }
 
 impl Accounts {
-    /// The account that a charge is for. Of more than [`MAX_ACCOUNTS`] that are open on this host, the rest is one for all
-    /// others of its budget: agents can name as many models as they like, and Redis has to keep them.
+    /// The account that a charge is for. Of more than [`MAX_ACCOUNTS`] that are open on this host, or [`MAX_OF_ONE`] of one
+    /// budget, the rest is one for all others of its budget: agents can name as many models as they like, and Redis has to
+    /// keep them. One that was not asked for in [`IDLE`] gives its place away.
     pub(super) fn of(&mut self, prefix: &str, charge: &Charge, now: i64) -> Arc<Account> {
         let budget = &charge.budget;
         let key = (Arc::clone(&budget.id), charge.scope.clone());
-        if let Some(known) = self.current.get(&key)
+        if let Some((known, last)) = self.current.get_mut(&key)
             && known.is_of(budget, now)
         {
+            *last = now;
             return Arc::clone(known);
         }
         let period = Period::of(budget, now);
-        if self.current.len() >= MAX_ACCOUNTS && !self.current.contains_key(&key) {
-            self.current.retain(|_, it| it.period.holds(now));
-            if self.current.len() >= MAX_ACCOUNTS {
+        let is_new = !self.current.contains_key(&key);
+        if is_new && self.is_full(&budget.id) {
+            self.make_room(now);
+            if self.is_full(&budget.id) {
                 return Arc::new(Account::new(prefix, budget, &Scope::others(), period));
             }
         }
         let account = Arc::new(Account::new(prefix, budget, &charge.scope, period));
-        self.current.insert(key, Arc::clone(&account));
+        self.current.insert(key, (Arc::clone(&account), now));
+        if is_new {
+            *self.of_budgets.entry(Arc::clone(&budget.id)).or_default() += 1;
+        }
         account
+    }
+
+    fn is_full(&self, budget: &Arc<str>) -> bool {
+        let of_one = self.of_budgets.get(budget).copied().unwrap_or_default();
+        self.current.len() >= MAX_ACCOUNTS || of_one >= MAX_OF_ONE
+    }
+
+    /// Forgets accounts whose window is over, and those that nobody asks for: Redis keeps what they have used. Each second at
+    /// most, for all of them are looked at.
+    fn make_room(&mut self, now: i64) {
+        if now.abs_diff(self.made_room) < LOOKS {
+            return;
+        }
+        self.made_room = now;
+        self.current
+            .retain(|_, (it, last)| it.period.holds(now) && last.saturating_add(IDLE) > now);
+        self.of_budgets.clear();
+        for (budget, _) in self.current.keys() {
+            *self.of_budgets.entry(Arc::clone(budget)).or_default() += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentguard_model::budget::{Dimension, Unit, Window};
+
+    use super::{Accounts, IDLE};
+    use crate::charge::{Charge, Terms};
+    use crate::embedded::MAX_OF_ONE;
+    use crate::model::budget;
+    use crate::scope::Scope;
+
+    fn charge(id: &str, model: &str) -> Charge {
+        Charge {
+            budget: budget(id, Unit::Calls, 10, Window::Lifetime),
+            scope: Scope::of([(&Dimension::Model, model)]),
+            terms: Terms::default(),
+            place: 0,
+        }
+    }
+
+    #[test]
+    fn names_of_one_budget_leave_room_for_others_and_give_it_away_when_nobody_asks() {
+        let mut accounts = Accounts::default();
+        let now = 1_795_860_000_000;
+        let mut hash = |id: &str, model: &str, now: i64| {
+            let account = accounts.of("a", &charge(id, model), now);
+            account.hash.to_string()
+        };
+        let first = hash("one", "m-0", now);
+        for number in 1..MAX_OF_ONE {
+            let own = hash("one", &format!("m-{number}"), now);
+            assert!(!own.contains("(others)"), "{own}");
+        }
+        assert!(hash("one", "more", now).contains("(others)"));
+        assert_eq!(hash("one", "m-0", now), first);
+        assert!(!hash("two", "more", now).contains("(others)"));
+        let later = now + IDLE;
+        assert_eq!(hash("one", "m-0", later - 1), first);
+        assert!(!hash("one", "more", later).contains("(others)"));
+        assert_eq!(hash("one", "m-0", later), first);
     }
 }
