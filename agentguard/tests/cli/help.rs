@@ -62,7 +62,7 @@ Options:
       --verdict <VERDICT>  With this verdict [possible values: allow, deny, modify, escalate]
       --kind <KIND>        On this kind of action [possible values: connect, datagram, inbound,
                            socket, device, process, dns_query, http_request, llm_call, tool_call,
-                           tool_definition, resource, administration]
+                           tool_definition, resource, administration, budget]
       --since <WHEN>       Not older than this: 90s, 10m, 3h, 2d, 1w, or a time such as
                            2026-01-31T12:00:00Z
       --limit <N>          The newest so many, at most 10000 [default: 100; with --follow 0]
@@ -157,7 +157,7 @@ fn usage_errors() {
         ),
         (
             &["verdicts", "--kind", "dns"],
-            "error: invalid value 'dns' for '--kind <KIND>'\n  [possible values: connect, datagram, inbound, socket, device, process, dns_query, http_request, llm_call, tool_call, tool_definition, resource, administration]\n\n  tip: a similar value exists: 'dns_query'\n\nFor more information, try '--help'.\n",
+            "error: invalid value 'dns' for '--kind <KIND>'\n  [possible values: connect, datagram, inbound, socket, device, process, dns_query, http_request, llm_call, tool_call, tool_definition, resource, administration, budget]\n\n  tip: a similar value exists: 'dns_query'\n\nFor more information, try '--help'.\n",
         ),
         (
             &["verdicts", "--limit", "0"],

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
+use agentguard_budget::prices::{Caches, Prices, Tier};
 use agentguard_budget::{
     Asked, Charge, Estimate, Granted, HoldId, Ledger, Refused, Scope, Terms, Want,
 };
 use agentguard_model::budget::{Budget, Reached, Unit, Window};
 use jiff::Timestamp;
 
-use super::Held;
+use super::{Held, Pricing};
 
 const HOUR: i64 = 3_600_000;
 
@@ -105,8 +106,10 @@ async fn a_call_ends_with_its_time_though_its_ledger_does_not_answer() {
 
 #[test]
 fn what_is_written_on_and_seen_counts_once() {
-    let writes = |limit, behind: u64| {
+    let writes = |model: &str, limit, behind: u64| {
         let mut held = held(0);
+        let priced = Prices::built_in().of("openai", model);
+        held.pricing = Some(Pricing::of(&priced, Tier::of(None), Caches::default()));
         held.estimate = Some(Estimate {
             input: 0,
             output: limit,
@@ -119,10 +122,11 @@ fn what_is_written_on_and_seen_counts_once() {
         held.may_have_written()
     };
     // All came within less than a second: as much may have come in the second behind it.
-    assert_eq!(writes(10_000, 0), 200);
-    assert_eq!(writes(10_000, 50), 250);
-    assert_eq!(writes(10_000, 900), 1100);
-    assert_eq!(writes(150, 0), 150);
-    // Its provider did not keep to the limit.
-    assert_eq!(writes(300, 900), 1000);
+    assert_eq!(writes("gpt-4o", 10_000, 0), 200);
+    assert_eq!(writes("gpt-4o", 10_000, 50), 250);
+    assert_eq!(writes("gpt-4o", 10_000, 900), 1100);
+    assert_eq!(writes("gpt-4o", 150, 0), 150);
+    // Its provider did not keep to the limit; what is estimated only says nothing of that.
+    assert_eq!(writes("gpt-4o", 300, 900), 1000);
+    assert_eq!(writes("nobody-s", 300, 900), 300);
 }
