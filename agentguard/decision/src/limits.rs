@@ -103,7 +103,7 @@ impl<R: Recorder> Decider<R> {
         // What is inside of a connection that is not opened, nobody knows; nor how it ends.
         let breakers = policy.breakers().iter();
         let breakers = breakers.filter(|it| is_request && it.counts(agent, charged));
-        let breakers = breakers.filter(|it| !is_beside || it.breaker.circuit != Circuit::Upstream);
+        let breakers = breakers.filter(|it| !is_beside || !it.is_of_request());
         let rules: Vec<Rule<'_>> = limits
             .map(Rule::Limit)
             .chain(breakers.map(Rule::Breaker))

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use agentguard_model::budget::Dimension;
 use agentguard_model::limit::{Breaker, Circuit, Limit, LimitKind};
 use agentguard_model::{Llm, LlmOperation, Mode, Source, Tool, ToolApi};
 
@@ -84,6 +85,15 @@ impl LimitRule {
 }
 
 impl BreakerRule {
+    /// Whether the messages of one request go over the same circuit, whatever they are.
+    #[must_use]
+    pub fn is_of_request(&self) -> bool {
+        let breaker = &self.breaker;
+        breaker.circuit == Circuit::Upstream
+            && self.scope.requests
+            && !breaker.per.contains(&Dimension::Tool)
+    }
+
     /// Whether that goes over a circuit of it, for this agent.
     #[must_use]
     pub fn counts(&self, agent: &AgentPolicy, what: Charged<'_>) -> bool {

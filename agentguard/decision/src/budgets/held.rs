@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Caches, Rate, Tier};
 use agentguard_budget::tokens::Counter;
-use agentguard_budget::{Balance, Estimate, Granted, HoldId, Ledger, Refused, Short, Want, used};
+use agentguard_budget::{Estimate, Granted, HoldId, Ledger, Refused, Want, used};
 use agentguard_model::budget::{Budget, Unit};
 use agentguard_model::{BudgetLine, Usage};
 use jiff::Timestamp;
@@ -325,19 +325,10 @@ impl Held {
                 let unit = budgets.get(short.charge)?.unit;
                 (unit == Unit::WallTime).then_some(Refused::Short(short))
             }
-            Err(Refused::Away(_) | Refused::LeaseSpent(_) | Refused::Unwritten(_)) => {
-                let (charge, end) = self.deadline_by(budgets)?;
-                let limit = budgets.get(charge)?.limit;
-                (end <= now).then_some(Refused::Short(Short {
-                    charge,
-                    balance: Balance {
-                        limit,
-                        used: limit,
-                        held: 0,
-                        resets: None,
-                    },
-                    needed: 1,
-                }))
+            // Which budget has ended is not known for sure, so that none is blamed.
+            Err(away @ (Refused::Away(_) | Refused::LeaseSpent(_) | Refused::Unwritten(_))) => {
+                let (_, end) = self.deadline_by(budgets)?;
+                (end <= now).then_some(away)
             }
             Ok(_) | Err(Refused::Settled) => None,
         }

@@ -336,11 +336,17 @@ pub(super) fn per(
     Some(per)
 }
 
-/// Whoever calls next is stopped by an account that is spent, and not who spent it, where several share it.
+/// Whoever calls next is stopped by an account that is spent, and not who spent it, where several share it: all do the one
+/// for what is beyond the most accounts of a budget, which agents can bring about by what they name.
 fn who_is_stopped(raw: &RawBudget, report: &mut Report) {
-    let mut per = raw.per.iter().flat_map(|it| &it.value);
-    if raw.reached == Reached::Freeze && !per.any(|it| it.value == "agent") {
-        let hint = "`per: [agent]`, so that nobody is stopped for what another has used";
+    let per = || raw.per.iter().flat_map(|it| &it.value);
+    let own = per().any(|it| it.value == "agent");
+    let named = per().any(|it| {
+        let it = it.value.as_str();
+        !matches!(it, "agent" | "provider") && !it.starts_with("label.")
+    });
+    if raw.reached == Reached::Freeze && (!own || named) {
+        let hint = "`per: [agent]`, with labels or `provider` beside it at most, so that nobody is stopped for what another has used";
         report.error(
             raw.id.place,
             "`reached: freeze` is for accounts that each agent has for itself",

@@ -195,6 +195,10 @@ fn what_cannot_be_meant_is_refused_with_its_place() {
         ),
         ("{id: a, unit: calls, window: day}", "`limit`"),
         (
+            "{id: a, unit: calls, limit: 1, window: day, reached: freeze, per: [agent, session]}",
+            "`reached: freeze` is for accounts that each agent has for itself",
+        ),
+        (
             "{id: a, unit: calls, limit: 1, window: day, reached: freeze, per: [model]}",
             "`reached: freeze` is for accounts that each agent has for itself",
         ),

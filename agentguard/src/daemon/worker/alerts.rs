@@ -93,10 +93,17 @@ pub(super) async fn watch<R: Recorder>(
         };
         known = before;
         accounting.soft(look.reached.iter().map(|(level, _)| level.clone()));
+        let mut refused_once = false;
         for (level, _) in look.reached.iter().filter(|(_, new)| *new) {
+            // A record that takes nothing is not asked for each of them.
+            if refused_once {
+                known.reached.remove(&key(level));
+                continue;
+            }
             if let Err(refused) = decider.soft_limit(level).await {
                 tracing::warn!(%refused, budget = %level.budget.id, "that a soft limit is reached is not in the record; it is tried again");
                 known.reached.remove(&key(level));
+                refused_once = true;
             }
         }
         for (level, at) in &look.foretold {
