@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use agentguard_tests::{Guard, Origin, World, address, client};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::inspected::inspected;
@@ -39,6 +40,16 @@ fn used(guard: &Guard<'_>) -> Value {
     let list = guard.cli().args(["budget", "list", "-o", "json"]).run();
     let list: Value = serde_json::from_str(&list.unwrap().stdout).unwrap();
     list[0]["used"].clone()
+}
+
+/// Kills the worker, and then its keeper, which would start another: a worker whose keeper is gone ends in good order, and
+/// leaves no journal.
+fn kill(guard: &mut Guard<'_>) {
+    let worker = status(guard)["worker_pid"].as_i64().unwrap();
+    let worker = Pid::from_raw(i32::try_from(worker).unwrap()).unwrap();
+    guard.signal(Signal::STOP).unwrap();
+    kill_process(worker, Signal::KILL).unwrap();
+    guard.kill().unwrap();
 }
 
 /// The journal that has something in it.
@@ -73,7 +84,7 @@ fn a_damaged_journal_is_told_and_what_is_behind_it_counts() {
     let told = inspected(&room, &words).run().unwrap().success().unwrap();
     assert_eq!(told.stdout, "10 stop 10\n".repeat(4));
     assert!(status(&room.guard)["ledger"]["problems"].is_null());
-    room.guard.kill().unwrap();
+    kill(&mut room.guard);
 
     // The frame behind the first, in which the account is named, is that of the first call.
     let journal = journal(&room.guard.state_dir());
