@@ -53,11 +53,15 @@ fn killed<'w>(world: &'w World, python: &Path, store: &Store<'w>, who: Killed) {
     let under_way = || (storm.provider.under_way().0 == 1).then_some(());
     wait_until("the stream", LATE, under_way).unwrap();
     let decision = recorded(&storm.guard).unwrap().remove(&1).unwrap();
-    let reserved: BTreeMap<String, u64> = decision
-        .budget
-        .iter()
-        .map(|it| (format!("{}/{}", it.budget, it.scope), it.reserved))
-        .collect();
+    let mut lines = decision.budget.iter();
+    let began = lines.find(|it| it.budget == "wide-agent-out").unwrap();
+    // With its first word it reserves a part more, which lasts for longer than this.
+    let reserved = wait_until("the second part", LATE, || {
+        let held = some(&storm, |it| it.held);
+        let more = held.get("wide-agent-out/agent=agent-00")? > &began.reserved;
+        more.then_some(held)
+    });
+    let reserved = reserved.unwrap();
     let output = reserved["wide-agent-out/agent=agent-00"];
     assert!(
         (16..4_000).contains(&output),
