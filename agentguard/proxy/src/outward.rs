@@ -53,13 +53,17 @@ impl Outward {
 
     fn is_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.waits.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "the agent is quarantined",
-            )),
+            Poll::Ready(()) => Err(quarantined()),
             Poll::Pending => Ok(()),
         }
     }
+}
+
+fn quarantined() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "the agent is quarantined",
+    )
 }
 
 impl Drop for Outward {
@@ -111,6 +115,11 @@ impl AsyncWrite for Outward {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // As when it is dropped, and sooner than the rest: whoever ends in good order because the decision says
+        // so would have the kernel send what waits there.
+        if self.quarantined.is_cancelled() {
+            return Poll::Ready(Err(quarantined()));
+        }
         self.is_cut(cx)?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
@@ -123,7 +132,7 @@ mod tests {
 
     use agentguard_decision::Cut;
     use agentguard_model::AgentId;
-    use tokio::io::AsyncReadExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::Outward;
@@ -139,10 +148,12 @@ mod tests {
             let (mut peer, _) = accepted.unwrap();
             let cut = Cut::default();
             let one = Arc::new(Carried::default()).one(AgentId(1));
-            let outward = Outward::new(stream.unwrap(), cut.clone(), one);
+            let mut outward = Outward::new(stream.unwrap(), cut.clone(), one);
             if quarantined {
                 cut.quarantined.cancel();
             }
+            let ended = outward.shutdown().await;
+            assert_eq!(ended.is_err(), quarantined);
             drop(outward);
             let end = peer.read(&mut [0]).await.map_err(|error| error.kind());
             let expected = match quarantined {
