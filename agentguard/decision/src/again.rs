@@ -45,6 +45,12 @@ impl<R: Recorder> Decider<R> {
         self.policies().changes()
     }
 
+    /// Notices from now on when it is to be looked up again where connections go.
+    #[must_use]
+    pub fn ways(&self) -> Changes {
+        self.policies().ways()
+    }
+
     /// Waits until the policy denies what it allowed before: a connection or a
     /// request. Then records that denial and gives it; never before. `targets` is
     /// asked with each change, as a connection may have been opened to another address since, and so

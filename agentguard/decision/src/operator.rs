@@ -29,7 +29,7 @@ impl<R: Recorder> Decider<R> {
         self.directory().quarantine(agent, quarantined);
         if quarantined {
             // First what can say why it ends.
-            self.policies().touch();
+            self.policies().decide_again();
             self.directory().cut(agent);
         }
     }

@@ -100,7 +100,7 @@ impl<R: Recorder> Decider<R> {
         let newly = |(name, was): (&String, bool)| !was && is_held(name);
         if names.iter().zip(held).any(newly) {
             // What is under way was allowed when the tool, or the agent, was another one.
-            self.policies().touch();
+            self.policies().decide_again();
         }
         let mut told = 0;
         let mut more = 0;

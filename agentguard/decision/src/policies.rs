@@ -20,8 +20,10 @@ pub struct Policies {
     numbered: ArcSwap<Vec<(u32, Arc<Policy>)>>,
     /// What operators have switched.
     switches: ArcSwap<Switches>,
-    /// The number of the one in force, told after it is.
+    /// The number of the one in force, told after it is; again, when what is under way is to be decided again.
     generation: watch::Sender<u32>,
+    /// The same, where it may also go another way than before.
+    ways: watch::Sender<u32>,
 }
 
 impl Policies {
@@ -34,6 +36,7 @@ impl Policies {
             numbered: ArcSwap::from_pointee(vec![(generation, policy)]),
             switches: ArcSwap::default(),
             generation: watch::Sender::new(generation),
+            ways: watch::Sender::new(generation),
         }
     }
 
@@ -47,6 +50,7 @@ impl Policies {
                 .collect::<Vec<_>>()
         });
         self.current.store(policy);
+        self.ways.send_replace(generation);
         self.generation.send_replace(generation);
     }
 
@@ -63,14 +67,27 @@ impl Policies {
         self.switches.load_full()
     }
 
-    /// What is under way is to be decided again under the same one: something else has changed.
+    /// What is under way is to be decided again under the same one, and connections are to look up again where they
+    /// go: something else has changed that rules depend on.
     pub fn touch(&self) {
+        self.ways.send_modify(|_| {});
+        self.decide_again();
+    }
+
+    /// What is under way is to be decided again. Connections go on where they go: what has changed concerns some of
+    /// them alone, which end by their decisions, and nobody else is to notice.
+    pub(crate) fn decide_again(&self) {
         self.generation.send_modify(|_| {});
     }
 
-    /// Notices when another one is put in force.
+    /// Notices when another one is put in force, or what is under way is to be decided again.
     pub(crate) fn changes(&self) -> Changes {
         Changes::new(self.generation.subscribe())
+    }
+
+    /// Notices when it is to be looked up again where connections go.
+    pub(crate) fn ways(&self) -> Changes {
+        Changes::new(self.ways.subscribe())
     }
 
     /// The one in force.

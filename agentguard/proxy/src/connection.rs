@@ -64,8 +64,12 @@ pub(crate) struct Flow<R: Recorder, P: Port> {
     inside: bool,
     /// Whether it was decided as TLS that is not opened.
     tls: AtomicBool,
-    /// Of the policy, since it was looked up where the connection may go.
+    /// Of the policy, since it was looked up where the connection may go: what is to be decided again.
     changes: Changes,
+    /// The same: whether it may go elsewhere.
+    ways: Changes,
+    /// Cancelled when its agent is quarantined.
+    quarantined: CancellationToken,
     /// Where it may go.
     route: Result<Route, Reason>,
 }
@@ -152,7 +156,8 @@ impl Origin {
 impl<R: Recorder, P: Port> Guard<R, P> {
     /// The facts of a connection with this origin.
     pub(crate) async fn flow(self: Arc<Self>, origin: Origin) -> Flow<R, P> {
-        let changes = self.decider.changes();
+        let (changes, ways) = (self.decider.changes(), self.decider.ways());
+        let cut = self.decider.directory().cut_of(origin.client.agent);
         let (target, route) = locate(&self, &origin).await;
         Flow {
             guard: self,
@@ -163,6 +168,8 @@ impl<R: Recorder, P: Port> Guard<R, P> {
             inside: false,
             tls: AtomicBool::new(false),
             changes,
+            ways,
+            quarantined: cut.quarantined,
             route,
         }
     }
@@ -198,11 +205,20 @@ impl<R: Recorder, P: Port> Flow<R, P> {
 
     /// Whether the policy has changed since it was looked up where this may go.
     pub(crate) fn is_stale(&self) -> bool {
-        self.changes.came()
+        self.ways.came()
     }
 
-    /// Waits until that is so.
+    /// Waits until nothing new is to begin on the connection: until that is so, or its agent is quarantined.
     pub(crate) async fn stale(&self) {
+        let mut ways = self.ways.clone();
+        tokio::select! {
+            () = ways.next() => {}
+            () = self.quarantined.cancelled() => {}
+        }
+    }
+
+    /// Waits until what is under way is decided again.
+    pub(crate) async fn changed(&self) {
         self.changes.clone().next().await;
     }
 

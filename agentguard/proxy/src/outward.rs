@@ -60,10 +60,7 @@ impl Outward {
 }
 
 fn quarantined() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::ConnectionAborted,
-        "the agent is quarantined",
-    )
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the agent is quarantined")
 }
 
 impl Drop for Outward {

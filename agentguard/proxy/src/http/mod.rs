@@ -59,7 +59,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::Port;
 use crate::connection::{Flow, READ};
@@ -97,19 +97,25 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
         .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_HEAD + READ)
         .serve_connection(TokioIo::new(gated), service);
-    let mut draining = false;
-    // An answer that is denied breaks off in its body, unless the client takes nothing of what is before.
+    let (mut draining, mut denied) = (false, false);
     let changing = Arc::clone(&flow);
-    let mut stuck = pin!(async {
-        changing.stale().await;
+    let mut denial = pin!(async {
+        changing.changed().await;
         exchange.denied().await;
-        sleep(changing.guard.limits.linger).await;
     });
+    // An answer that is denied breaks off in its body, unless the client takes nothing of what is before.
+    let linger = flow.guard.limits.linger;
+    let mut stuck = pin!(sleep(linger));
     let served = loop {
         tokio::select! {
             biased;
             served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break served,
-            () = &mut stuck => {
+            () = &mut denial, if !denied => {
+                (draining, denied) = (true, true);
+                stuck.as_mut().reset(Instant::now() + linger);
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            () = &mut stuck, if denied => {
                 exchange.leave();
                 return connection.into_parts().io.into_inner().into_inner().reset();
             }

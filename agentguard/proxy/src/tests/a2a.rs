@@ -282,6 +282,37 @@ async fn a_card_passes_with_any_allowance_and_not_once_it_changed() {
     }
 }
 
+/// The connection that brought the card goes on, as do all others: another time its client would be told to connect
+/// again.
+#[tokio::test]
+async fn what_is_asked_behind_a_card_that_changed_is_told_so_on_the_same_connection() {
+    let world = by_name(Rules::Agents).build().await;
+    let mut client = world.connect().await;
+    write(
+        &mut client,
+        request("GET", "/planner/.well-known/agent-card.json", ""),
+    )
+    .await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ";
+    write(&mut upstream, format!("{head}{}\r\n\r\n{EVIL}", EVIL.len())).await;
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    let hello = rpc("SendMessage", HELLO);
+    for _ in 0..2 {
+        write(&mut client, request("POST", "/planner/", &hello)).await;
+        let (head, got) = read_response(&mut client).await;
+        assert!(!head.starts_with("HTTP/1.1 421 "), "{head}");
+        assert!(got.contains("The card agent_card of planner"), "{got}");
+    }
+    drop((client, upstream));
+    let decisions = world.end().await;
+    let changed = ReasonCode::ToolDefinitionChanged;
+    let calls = decisions.iter().filter(|it| it.reason.code == changed);
+    assert_eq!(calls.count(), 3);
+}
+
 #[tokio::test]
 async fn a_card_that_cannot_be_read_is_refused_or_told_of() {
     let twice = r#"{"name":"planner","name":"other"}"#;

@@ -158,6 +158,27 @@ async fn connections_that_wait_are_closed_too() {
 }
 
 #[tokio::test]
+async fn another_agent_s_quarantine_is_not_noticed() {
+    let world = by_name(Rules::Requests).build().await;
+    let mut client = world.connect().await;
+    write(&mut client, get("/ok")).await;
+    let mut upstream = world.accept().await;
+    for quarantined in [true, false] {
+        read_until(&mut upstream, "\r\n\r\n").await;
+        write(&mut upstream, OK).await;
+        assert_eq!(read_response(&mut client).await.1, "ok");
+        world.decider.quarantine(AgentId(2), quarantined);
+        write(&mut client, get("/ok")).await;
+    }
+    read_until(&mut upstream, "\r\n\r\n").await;
+    write(&mut upstream, OK).await;
+    assert_eq!(read_response(&mut client).await.1, "ok");
+    drop((client, upstream));
+    let allowed = (Verdict::Allow, ReasonCode::RuleAllow);
+    assert_eq!(codes(&world.end().await), [allowed; 3]);
+}
+
+#[tokio::test]
 async fn what_comes_meanwhile_is_refused_until_the_agent_is_released() {
     let world = by_name(Rules::Requests).build().await;
     world.decider.quarantine(MINE, true);
