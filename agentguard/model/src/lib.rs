@@ -7,6 +7,7 @@
 
 mod action;
 mod agent;
+mod argument_type;
 pub mod budget;
 mod claims;
 pub mod contents;
@@ -29,6 +30,7 @@ mod users;
 
 pub use action::{Action, ActionKind, Bytes, Messages, Transport};
 pub use agent::{Agent, AgentId, AgentName, Context, InvalidName, Labels, Mode, Process};
+pub use argument_type::ArgumentType;
 pub use claims::{Claim, ClaimSource};
 pub use decision::{
     BudgetLine, COUNTED_TOGETHER, Changed, Decision, DecisionId, Finding, InvalidDecisionId, Layer,

@@ -11,6 +11,9 @@ mod template;
 
 use std::sync::Arc;
 
+use agentguard_model::ArgumentType;
+use agentguard_protocol::json::same_name;
+
 pub(crate) use template::{InvalidTemplate, Template};
 
 use segment::{Fit, Reading, decoded};
@@ -26,6 +29,8 @@ pub(crate) struct Route {
     pub(crate) template: Template,
     /// Arguments that may be there several times, as they are written.
     pub(crate) lists: Arc<[String]>,
+    /// The types of arguments, by name; those of lists for their entries.
+    pub(crate) types: Arc<[(String, ArgumentType)]>,
 }
 
 impl Route {
@@ -34,6 +39,24 @@ impl Route {
         let mut methods = self.methods.iter();
         methods.any(|method| other.methods.contains(method))
             && self.template.is_equal_to(&other.template)
+    }
+
+    /// The type of what a JSON Pointer stands for: an argument, or an entry of one that is a list.
+    pub(crate) fn type_of(&self, pointer: &str) -> Option<ArgumentType> {
+        let mut tokens = pointer.split('/').skip(1);
+        let name = tokens.next()?.replace("~1", "/").replace("~0", "~");
+        let (of, kind) = self.types.iter().find(|(it, _)| same_name(it, &name))?;
+        let is_list = || {
+            let mut lists = self.lists.iter();
+            lists.any(|it| same_name(it.strip_suffix("[]").unwrap_or(it), of))
+        };
+        match (tokens.next(), tokens.next()) {
+            (None, _) => Some(*kind),
+            (Some(entry), None) if entry.bytes().all(|b| b.is_ascii_digit()) && is_list() => {
+                Some(*kind)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -46,6 +69,8 @@ pub struct Routed {
     pub parameters: Vec<(String, String)>,
     /// The arguments that may be there several times in a query or a form, as they are written there.
     pub lists: Arc<[String]>,
+    /// The types of arguments, by name; those of lists for their entries.
+    pub types: Arc<[(String, ArgumentType)]>,
 }
 
 /// Why it is not known which tool a request is.
@@ -104,6 +129,7 @@ impl Routes {
             name: route.name.clone(),
             parameters: names.zip(values.into_iter().map(decoded)).collect(),
             lists: Arc::clone(&route.lists),
+            types: Arc::clone(&route.types),
         })
     }
 
@@ -137,6 +163,7 @@ mod tests {
             methods: vec![(*method).to_owned()],
             template: Template::parse(path).unwrap(),
             lists: Arc::default(),
+            types: Arc::default(),
         });
         Routes(read.collect())
     }
@@ -158,6 +185,7 @@ mod tests {
                     .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                     .collect(),
                 lists: Arc::default(),
+                types: Arc::default(),
             })
         };
         let cases = [
@@ -204,6 +232,7 @@ mod tests {
                 name: name.to_owned(),
                 parameters: parameters.iter().map(own).collect(),
                 lists: Arc::default(),
+                types: Arc::default(),
             })
         };
         let cases = [

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agentguard_model::ArgumentType;
 use agentguard_model::Tool;
 use agentguard_protocol::api::http::{ContentReader, Place};
 use agentguard_protocol::api::json_rpc::CallReader;
@@ -114,14 +115,30 @@ fn request(kind: &str, query: &str, pieces: &[&[u8]]) -> Option<String> {
         reader.push(piece).ok()?;
     }
     assert!(reader.used() <= LIMIT);
+    let types = [
+        ("id", ArgumentType::Integer),
+        ("n", ArgumentType::Number),
+        ("flag", ArgumentType::Boolean),
+        ("list", ArgumentType::Integer),
+    ];
+    let types = types.map(|(name, kind)| (name.to_owned(), kind));
     let place = Place {
         server: "server",
         name: "tool",
         parameters: &[("id".to_owned(), "7".to_owned())],
         query: Some(query),
-        lists: &[],
+        lists: &["list".to_owned()],
+        types: &types,
     };
-    let tool = reader.finish(place, &["/a", "/b/0", "/id", "/a/name"]).ok();
+    let pointers = ["/a", "/b/0", "/id", "/a/name", "/n", "/flag", "/list"];
+    let tool = reader.finish(place, &pointers).ok();
+    // What has a type is of it, whatever is sent and however its name is written.
+    for argument in tool.iter().flat_map(|tool| &tool.values) {
+        let name = argument.pointer.trim_start_matches('/');
+        let kind = types.iter().find(|(it, _)| it.eq_ignore_ascii_case(name));
+        let mut values = argument.values.iter();
+        assert!(kind.is_none_or(|(_, kind)| values.all(|it| kind.fits(it))));
+    }
     // What is in the path is there once, whatever is sent.
     let of_path = |tool: &Tool| tool.values.iter().filter(|it| it.pointer == "/id").count();
     assert!(tool.as_ref().is_none_or(|tool| of_path(tool) == 1));

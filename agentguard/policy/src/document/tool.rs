@@ -1,6 +1,8 @@
 //! What a document says of servers of tools, as it is written.
 
-use agentguard_model::ToolApi;
+use std::collections::BTreeMap;
+
+use agentguard_model::{ArgumentType, ToolApi};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -53,6 +55,11 @@ pub(crate) struct RawRoute {
     /// as they are written there, also with `[]` behind them.
     #[serde(default)]
     pub(crate) lists: Option<At<Vec<At<String>>>>,
+    /// The types of arguments, by their names, of a list without `[]` and for each of its entries: `integer`, `number`,
+    /// `boolean` or `string`. A call with something else cannot be read. What is not named may be anything, and is a text
+    /// where it stands in the path, the query or a form.
+    #[serde(default)]
+    pub(crate) types: Option<At<BTreeMap<String, At<ArgumentType>>>>,
 }
 
 /// Which tools of a server agents are shown.

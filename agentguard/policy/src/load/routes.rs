@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use agentguard_model::ToolApi;
+use agentguard_model::{ArgumentType, ToolApi};
+use agentguard_protocol::json::same_name;
 
 use super::values::list;
 use super::{MAX_STRING, Report};
@@ -16,6 +17,9 @@ const MAX_TOOLS: usize = 1024;
 
 /// The most arguments of one tool that are lists.
 const MAX_LISTS: usize = 64;
+
+/// The most arguments of one tool that have types.
+const MAX_TYPES: usize = 64;
 
 /// The longest name of a tool, in bytes. A longer one is refused.
 const MAX_NAME: usize = 256;
@@ -86,11 +90,13 @@ fn route(raw: &RawRoute, report: &mut Report) -> Option<Route> {
     let methods = list("method", Some(&raw.method), report, method);
     let template = template(&raw.path, report);
     let lists = lists(raw, template.as_ref(), report);
+    let types = types(raw, report);
     Some(Route {
         name: name?,
         methods: (!methods.is_empty()).then_some(methods)?,
         template: template?,
         lists: lists.into(),
+        types: types.into(),
     })
 }
 
@@ -108,10 +114,9 @@ fn lists(raw: &RawRoute, template: Option<&Template>, report: &mut Report) -> Ve
     for entry in &raw.value {
         let text = entry.value.as_str();
         let bare = text.strip_suffix("[]").unwrap_or(text);
-        let odd = |c: char| c.is_control() || c.is_whitespace() || "[]{}\"<>&=;".contains(c);
         let of_path = |it: &Template| it.parameters().any(|name| name == bare);
         let same = |it: &String| it.strip_suffix("[]").unwrap_or(it) == bare;
-        let why = if bare.is_empty() || bare.len() > MAX_NAME || bare.contains(odd) {
+        let why = if !is_argument(bare) {
             "is not a name of an argument in a query or a form"
         } else if template.is_some_and(of_path) {
             "is a parameter of the path, and there once"
@@ -129,6 +134,50 @@ fn lists(raw: &RawRoute, template: Option<&Template>, report: &mut Report) -> Ve
         );
     }
     read
+}
+
+/// The types of arguments. A server may take a name in another case for the same.
+fn types(raw: &RawRoute, report: &mut Report) -> Vec<(String, ArgumentType)> {
+    let Some(raw) = &raw.types else {
+        return Vec::new();
+    };
+    if raw.value.len() > MAX_TYPES {
+        let message = format!("a tool has at most {MAX_TYPES} arguments with types");
+        report.error(raw.place, message, "name those that rules look at");
+        return Vec::new();
+    }
+    let mut read: Vec<(String, ArgumentType)> = Vec::new();
+    for (name, kind) in &raw.value {
+        let bare = name.strip_suffix("[]");
+        let (why, hint) = if bare.is_some_and(is_argument) {
+            (
+                "has a type under its name with `[]`",
+                "leave the `[]` out: the type of a list is that of each of its entries",
+            )
+        } else if !is_argument(name) {
+            (
+                "is not a name of an argument in a path, a query or a form",
+                "like `types: {page: integer, labels: string}`",
+            )
+        } else if read.iter().any(|(other, _)| same_name(other, name)) {
+            (
+                "has a type already, in another case",
+                "some servers take both for the same: name one of them",
+            )
+        } else {
+            read.push((name.clone(), kind.value));
+            continue;
+        };
+        let message = format!("the argument `{}` {why}", quoted(name));
+        report.error(kind.place, message, hint);
+    }
+    read
+}
+
+/// Whether a name can be one of an argument in a path, a query or a form.
+fn is_argument(name: &str) -> bool {
+    let odd = |c: char| c.is_control() || c.is_whitespace() || "[]{}\"<>&=;".contains(c);
+    (1..=MAX_NAME).contains(&name.len()) && !name.contains(odd)
 }
 
 fn named(name: &At<String>, report: &mut Report) -> Option<String> {

@@ -168,6 +168,7 @@ fn http_calls() -> Outcome {
                 parameters: &[],
                 query: None,
                 lists: &[],
+                types: &[],
             };
             let tool = reader.finish(place, &["/path"])?;
             expect(tool.values.len() == 1, case)

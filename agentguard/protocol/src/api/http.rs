@@ -4,12 +4,12 @@
 use std::collections::{HashMap, HashSet};
 
 use ::http::HeaderMap;
-use agentguard_model::Tool;
+use agentguard_model::{ArgumentType, Tool};
 
 use super::media::Media;
 use super::urlencoded::{Field, fields_or_lists, without_brackets};
 use super::{NotUnderstood, call, multipart};
-use crate::json::{Reader, Value};
+use crate::json::{Reader, Value, same_name};
 
 /// Fields that have some servers go by another method, or another path, than that of the request.
 const OVERRIDES: [&str; 7] = [
@@ -62,6 +62,8 @@ pub struct Place<'a> {
     pub query: Option<&'a str>,
     /// The fields of queries and forms that are lists, as they are written, also with `[]`: they may be there several times.
     pub lists: &'a [String],
+    /// The types of arguments, by name; those of lists for their entries.
+    pub types: &'a [(String, ArgumentType)],
 }
 
 impl ContentReader {
@@ -127,7 +129,8 @@ impl ContentReader {
         }
     }
 
-    /// The call, once all was read. Those arguments are told that `pointers` point to (RFC 6901), in whatever case.
+    /// The call, once all was read. Those arguments are told that `pointers` point to (RFC 6901), in whatever case. A text
+    /// that has a type is a value of JSON, as what comes in JSON is.
     ///
     /// # Errors
     /// As [`Self::push`].
@@ -137,24 +140,30 @@ impl ContentReader {
             _ if !self.begun => Vec::new(),
             Err(why) => return Err(why),
             Ok(Form::Json(reader)) => match reader.finish()? {
-                Value::Object(members) => members,
+                Value::Object(members) => typed(members, &place, Origin::Json)?,
                 _ => return Err(NotUnderstood::NoObject),
             },
             Ok(Form::Fields { text, .. }) => {
                 let fields = fields_or_lists(&text, "the form")?;
-                gathered(fields, place.lists, "the form")?
+                let fields = gathered(fields, place.lists, "the form")?;
+                typed(fields, &place, Origin::Text)?
             }
-            Ok(Form::Parts(parts)) => gathered(parts.finish()?, place.lists, "the form")?,
+            Ok(Form::Parts(parts)) => {
+                let fields = gathered(parts.finish()?, place.lists, "the form")?;
+                typed(fields, &place, Origin::Text)?
+            }
         };
         let query = place.query.unwrap_or_default();
         let query = fields_or_lists(query.as_bytes(), "the query")?;
         let query = gathered(query, place.lists, "the query")?;
+        let query = typed(query, &place, Origin::Text)?;
         let path = place.parameters.iter();
         let path = path.map(|(name, value)| {
             let value = Value::Text(value.as_str().into());
             (name.as_str().into(), value)
         });
-        let arguments = together(path.chain(query).chain(content))?;
+        let path = typed(path.collect(), &place, Origin::Text)?;
+        let arguments = together(path.into_iter().chain(query).chain(content))?;
         call(place.server, place.name, &arguments, pointers)
     }
 }
@@ -200,6 +209,66 @@ fn gathered(
         }
     }
     Ok(gathered)
+}
+
+/// How arguments are sent.
+#[derive(Clone, Copy)]
+enum Origin {
+    /// All as texts.
+    Text,
+    /// As values of JSON, which have types of their own.
+    Json,
+}
+
+/// Arguments as values of the types that they have. Some servers do not look at the case of names.
+fn typed(
+    mut fields: Vec<Field>,
+    place: &Place<'_>,
+    origin: Origin,
+) -> Result<Vec<Field>, NotUnderstood> {
+    if place.types.is_empty() {
+        return Ok(fields);
+    }
+    for (name, value) in &mut fields {
+        let mut types = place.types.iter();
+        let Some((of, kind)) = types.find(|(it, _)| same_name(it, name)) else {
+            continue;
+        };
+        let mut lists = place.lists.iter();
+        let is_list = lists.any(|it| same_name(without_brackets(it), name));
+        let fits = match value {
+            Value::Array(entries) if is_list => {
+                let mut entries = entries.iter_mut();
+                entries.all(|entry| becomes(entry, *kind, origin))
+            }
+            other => becomes(other, *kind, origin),
+        };
+        if !fits {
+            return Err(NotUnderstood::Mistyped {
+                name: of.as_str().into(),
+                kind: *kind,
+            });
+        }
+    }
+    Ok(fields)
+}
+
+/// Makes a value one of this type. Whether it is one.
+fn becomes(value: &mut Value, kind: ArgumentType, origin: Origin) -> bool {
+    let typed = match (&*value, kind, origin) {
+        (Value::Text(_), ArgumentType::String, _) | (Value::Bool(_), ArgumentType::Boolean, _) => {
+            return true;
+        }
+        (Value::Number(text), ArgumentType::Integer | ArgumentType::Number, _) => {
+            return kind.fits(text);
+        }
+        (Value::Text(text), _, Origin::Text) if !kind.fits(text) => return false,
+        (Value::Text(text), ArgumentType::Boolean, Origin::Text) => Value::Bool(**text == *"true"),
+        (Value::Text(text), _, Origin::Text) => Value::Number(text.clone()),
+        _ => return false,
+    };
+    *value = typed;
+    true
 }
 
 /// Arguments of which none is there twice.

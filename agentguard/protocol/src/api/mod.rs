@@ -15,7 +15,7 @@ mod multipart;
 mod tests;
 mod urlencoded;
 
-use agentguard_model::Tool;
+use agentguard_model::{ArgumentType, Tool};
 
 use crate::arguments::{TooLong, digest, values};
 use crate::json::Value;
@@ -72,6 +72,14 @@ pub enum NotUnderstood {
     /// [`MAX_FIELDS`].
     #[error("it has more than {MAX_FIELDS} fields")]
     Fields,
+    /// An argument that is not of the type that it has, in one form that all servers read as the same.
+    #[error("the argument `{name}` is no `{kind}`, as `types` of its tool has it: {}", kind.form())]
+    Mistyped {
+        /// Its name, as the policy has it.
+        name: Box<str>,
+        /// The type.
+        kind: ArgumentType,
+    },
     /// It takes more memory than there is for it.
     #[error("its content takes more memory than there is for it")]
     Large,

@@ -1,7 +1,7 @@
 //! Calls over HTTP, gRPC and JSON-RPC, and what is none.
 
 use ::http::{HeaderMap, HeaderValue, Method, header};
-use agentguard_model::Tool;
+use agentguard_model::{ArgumentType, Tool};
 
 use super::http::{ContentReader, Place};
 use super::{MAX_FIELDS, NotUnderstood, grpc, json_rpc};
@@ -35,8 +35,138 @@ fn read(
         parameters: &[("id".to_owned(), "7".to_owned())],
         query: Some(query),
         lists: &["list".to_owned(), "b[]".to_owned()],
+        types: &[],
     };
     reader.finish(place, &POINTERS)
+}
+
+/// A call with the path's argument `id` and these types: its arguments, and their digest.
+fn of_types(
+    id: &str,
+    query: &str,
+    kind: &str,
+    content: &str,
+) -> Result<(String, String), NotUnderstood> {
+    let types = [
+        ("id", ArgumentType::Integer),
+        ("price", ArgumentType::Number),
+        ("flag", ArgumentType::Boolean),
+        ("name", ArgumentType::String),
+        ("list", ArgumentType::Integer),
+    ];
+    let types = types.map(|(name, kind)| (name.to_owned(), kind));
+    let mut reader = ContentReader::new(&fields(kind), 64 * 1024);
+    reader.push(content.as_bytes())?;
+    let place = Place {
+        server: "files",
+        name: "read",
+        parameters: &[("id".to_owned(), id.to_owned())],
+        query: Some(query),
+        lists: &["list[]".to_owned(), "other".to_owned()],
+        types: &types,
+    };
+    let pointers = ["/id", "/price", "/flag", "/name", "/list", "/other", "/q"];
+    let tool = reader.finish(place, &pointers)?;
+    let values = tool.values.iter();
+    let values = values.map(|it| format!("{}={}", it.pointer, it.values.join(",")));
+    let values: Vec<_> = values.collect();
+    Ok((values.join(" "), tool.arguments.unwrap_or_default()))
+}
+
+#[test]
+fn an_argument_with_a_type_is_the_value_of_json_that_it_is() {
+    let json = "application/json";
+    let part = |name: &str, value: &str| {
+        format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    };
+    let parts = [
+        part("price", "12.50"),
+        part("flag", "true"),
+        "--b--\r\n".to_owned(),
+    ]
+    .concat();
+    let digest_of = |text: &str| crate::arguments::digest(text);
+    let whole = r#"{"flag":true,"id":7,"price":12.50}"#;
+    for (query, kind, content) in [
+        ("price=12.50&flag=true", "", ""),
+        ("", FORM, "price=12.50&flag=true"),
+        ("flag=tru%65", FORM, "price=12%2E50"),
+        ("", "multipart/form-data; boundary=b", &parts),
+        ("", json, r#"{"price":12.50,"flag":true}"#),
+    ] {
+        let (values, digest) = of_types("7", query, kind, content).unwrap();
+        assert_eq!(values, "/id=7 /price=12.50 /flag=true", "{query} {content}");
+        assert_eq!(digest, digest_of(whole), "{query} {content}");
+    }
+    // Of a list each entry has the type; what has none, or is a string, stays a text.
+    let (values, digest) = of_types("-7", "list[]=1&other=5&list[]=2&q=5&name=5", "", "").unwrap();
+    assert_eq!(values, "/id=-7 /name=5 /list=1,2 /other=5 /q=5");
+    let whole = r#"{"id":-7,"list":[1,2],"name":"5","other":["5"],"q":"5"}"#;
+    assert_eq!(digest, digest_of(whole));
+    let (values, _) = of_types("7", "", json, r#"{"list":[1,2],"name":"x"}"#).unwrap();
+    assert_eq!(values, "/id=7 /name=x /list=1,2");
+}
+
+#[test]
+fn an_argument_that_is_not_of_its_type_is_not_understood() {
+    let json = "application/json";
+    let file = "--b\r\nContent-Disposition: form-data; name=\"NAME\"; filename=\"5\"\r\n\r\n5\r\n--b--\r\n";
+    let cases = [
+        ("x", "", "", "", "id"),
+        ("07", "", "", "", "id"),
+        ("7", "price=abc", "", "", "price"),
+        ("7", "price=", "", "", "price"),
+        ("7", "price", "", "", "price"),
+        ("7", "price=1e400", "", "", "price"),
+        // `+` is a space in a query, and itself where it is escaped.
+        ("7", "price=+5", "", "", "price"),
+        ("7", "price=%2B5", "", "", "price"),
+        ("7", "flag=TRUE", "", "", "flag"),
+        ("7", "flag=1", "", "", "flag"),
+        ("7", "list[]=1&list[]=x", "", "", "list"),
+        ("7", "list[]=9223372036854775808", "", "", "list"),
+        // Some servers do not look at the case of a name.
+        ("7", "PRICE=abc", "", "", "price"),
+        ("7", "", FORM, "price=0x5", "price"),
+        (
+            "7",
+            "",
+            "multipart/form-data; boundary=b",
+            &file.replace("NAME", "price"),
+            "price",
+        ),
+        (
+            "7",
+            "",
+            "multipart/form-data; boundary=b",
+            &file.replace("NAME", "name"),
+            "name",
+        ),
+        // What comes in JSON has a type already.
+        ("7", "", json, r#"{"price":"5"}"#, "price"),
+        ("7", "", json, r#"{"price":1e400}"#, "price"),
+        ("7", "", json, r#"{"price":null}"#, "price"),
+        ("7", "", json, r#"{"price":[5]}"#, "price"),
+        ("7", "", json, r#"{"price":{"a":5}}"#, "price"),
+        ("7", "", json, r#"{"Price":"5"}"#, "price"),
+        ("7", "", json, r#"{"flag":"true"}"#, "flag"),
+        ("7", "", json, r#"{"flag":1}"#, "flag"),
+        ("7", "", json, r#"{"name":5}"#, "name"),
+        ("7", "", json, r#"{"list":[1,"2"]}"#, "list"),
+        ("7", "", json, r#"{"list":[[1]]}"#, "list"),
+        ("7", "", json, r#"{"list":[1.0]}"#, "list"),
+    ];
+    for (id, query, kind, content, name) in cases {
+        let found = of_types(id, query, kind, content);
+        let is_told =
+            matches!(&found, Err(NotUnderstood::Mistyped { name: it, .. }) if **it == *name);
+        assert!(is_told, "{id} {query} {content}: {found:?}");
+    }
+    let told = of_types("x", "", "", "").unwrap_err().to_string();
+    assert_eq!(
+        told,
+        "the argument `id` is no `integer`, as `types` of its tool has it: decimal digits of at most 64 bits, without `+`, spaces, fractions and zeros in front"
+    );
 }
 
 /// The same in one piece, in two, and byte by byte.

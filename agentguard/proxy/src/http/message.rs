@@ -295,6 +295,7 @@ impl Messaging {
             parameters: &routed.parameters,
             query: meaning.query.as_deref(),
             lists: &routed.lists,
+            types: &routed.types,
         };
         let call = content.reader.and_then(|reader| {
             let read = with_pointers(flow, |pointers| reader.finish(place, pointers));
