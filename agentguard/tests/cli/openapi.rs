@@ -13,6 +13,8 @@ components:
     labels: {name: "labels[]", in: query, schema: {$ref: "#/components/schemas/names"}}
   schemas:
     names: {type: array, items: {type: string}}
+    price: {type: number}
+    loop: {anyOf: [{$ref: "#/components/schemas/loop"}, {$ref: "#/components/schemas/loop"}]}
 paths:
   /issues:
     parameters: [{name: state, in: query, schema: {type: [array, "null"]}}]
@@ -27,6 +29,34 @@ paths:
       operationId: createIssue
       requestBody: {content: {multipart/form-data: {schema: {properties: {files: {type: array}, title: {type: string}}}}}}
       responses: {"201": {description: made}}
+  /orders/{order}:
+    parameters:
+      - {name: order, in: path, required: true, schema: {type: string}}
+      - {name: page, in: query, schema: {type: string}}
+    put:
+      operationId: order
+      parameters:
+        - {name: order, in: path, required: true, schema: {type: integer, format: int64}}
+        - {name: page, in: query, schema: {anyOf: [{type: integer}, {type: "null"}]}}
+        - {name: price, in: query, schema: {allOf: [{$ref: "#/components/schemas/price"}, {maximum: 9}]}}
+        - {name: dry, in: query, schema: {type: [boolean, "null"]}}
+        - {name: "ids[]", in: query, schema: {type: array, items: {type: integer}}}
+        - {name: both, in: query, schema: {oneOf: [{type: integer}, {type: string}]}}
+        - {name: joined, in: query, explode: false, schema: {type: array, items: {type: integer}}}
+        - {name: huge, in: query, schema: {type: integer, format: uint64}}
+        - {name: bare, in: query, allowEmptyValue: true, schema: {type: boolean}}
+        - {name: loop, in: query, schema: {$ref: "#/components/schemas/loop"}}
+        - {name: in json, in: query, schema: {type: integer}}
+        - {name: X-Page, in: header, schema: {type: integer}}
+      requestBody:
+        content:
+          application/x-www-form-urlencoded:
+            schema: {properties: {count: {type: integer}, rate: {type: number}, same: {type: integer}, name: {type: string}}}
+          multipart/form-data:
+            schema: {properties: {count: {type: integer}, flags: {type: array, items: {type: boolean}}, file: {type: string, format: binary}}}
+          application/json:
+            schema: {properties: {count: {type: integer}, rate: {type: [number, "null"]}, same: {type: string}, only: {type: integer}}}
+      responses: {"200": {description: OK}}
   /old:
     post: {operationId: old, responses: {"201": {description: made}}}
   /issues/{number}:
@@ -52,11 +82,12 @@ tool_servers:
     tools:
       - {name: "readFile", method: [GET], path: "/api/v2/files/{name}.{format}"}
       - {name: "downloadFile", method: [POST], path: "/api/v2/files/{name}:download"}
-      - {name: "listIssues", method: [GET], path: "/api/v2/issues", lists: ["labels[]", "state"]}
+      - {name: "listIssues", method: [GET], path: "/api/v2/issues", lists: ["labels[]", "state"], types: {"page": integer}}
       - {name: "createIssue", method: [POST], path: "/api/v2/issues", lists: ["files", "state"]}
       - {name: "findIssue", method: [GET], path: "/api/v2/issues/{id}"}
       - {name: "delete_api_v2_issues_number", method: [DELETE], path: "/api/v2/issues/{number}"}
       - {name: "old", method: [POST], path: "/api/v2/old"}
+      - {name: "order", method: [PUT], path: "/api/v2/orders/{order}", lists: ["flags", "ids[]"], types: {"count": integer, "dry": boolean, "flags": boolean, "ids": integer, "order": integer, "page": integer, "price": number}}
 "#;
 
 /// In YAML and in JSON; and the policy that includes what was made decides by it.
@@ -79,8 +110,9 @@ fn the_operations_of_an_api_become_tools_of_a_policy() {
             "GET /api/v2/issues/{number}: some requests are `readIssue` as well as `findIssue`",
             "GET /api/v2/pairs/{one}{other}: the path `/api/v2/pairs/{one}{other}` has two parameters without text between them",
             "* /api/v2/elsewhere: its operations stand elsewhere (`$ref`)",
+            "no type that can be said, so that it is a text: `in json` of PUT /api/v2/orders/{order}",
             "not taken for a host, since it has a variable: https://{region}.example.com",
-            "7 tools, 4 left out",
+            "8 tools, 4 left out",
         ] {
             assert!(said.stderr.contains(told), "{told}: {}", said.stderr);
         }
@@ -92,8 +124,10 @@ agents: [{name: coder}]
 rules:
   - {id: reads, match: {host: [tracker.example.com], port: [443], tool: {server: [tracker], name: [find*, list*]}}, action: allow, handling: inspect}
   - {id: texts, match: {host: [tracker.example.com], port: [443], tool: {server: [tracker], name: [readFile], arguments: {/format: [txt]}}}, action: allow, handling: inspect}
-  # Arguments are texts, of which an expression makes numbers: one that is none is not allowed.
+  # Arguments without a type are texts, of which an expression makes numbers: one that is none is not allowed.
   - {id: first, match: {host: [tracker.example.com], port: [443], tool: {server: [tracker], name: [createIssue]}}, when: \"int(tool.arguments['/page']) <= 10\", action: allow, handling: inspect}
+  # Those that have a type are numbers already.
+  - {id: orders, match: {host: [tracker.example.com], port: [443], tool: {server: [tracker], name: [order]}}, when: \"tool.arguments['/price'] <= 9.5 && !tool.arguments['/dry']\", action: allow, handling: inspect}
 ";
     std::fs::write(at("policy.yaml"), policy).unwrap();
     let tests = "version: 1
@@ -106,6 +140,9 @@ tests:
   - {name: later, agent: coder, host: tracker.example.com, port: 443, request: {method: POST, path: /api/v2/issues, tool: {name: createIssue, arguments: {/page: '70'}}}, expect: deny}
   - {name: no number, agent: coder, host: tracker.example.com, port: 443, request: {method: POST, path: /api/v2/issues, tool: {name: createIssue, arguments: {/page: seven}}}, expect: deny}
   - {name: half, agent: coder, host: tracker.example.com, port: 443, request: {method: POST, path: /api/v2/issues, tool: {name: createIssue, arguments: {/page: '7.5'}}}, expect: deny}
+  - {name: cheap, agent: coder, host: tracker.example.com, port: 443, request: {method: PUT, path: /api/v2/orders/7, tool: {name: order, arguments: {/order: 7, /price: 9.50, /dry: 'false'}}}, expect: allow}
+  - {name: dear, agent: coder, host: tracker.example.com, port: 443, request: {method: PUT, path: /api/v2/orders/7, tool: {name: order, arguments: {/order: 7, /price: 10, /dry: 'false'}}}, expect: deny}
+  - {name: dry, agent: coder, host: tracker.example.com, port: 443, request: {method: PUT, path: /api/v2/orders/7, tool: {name: order, arguments: {/order: 7, /price: 9, /dry: 'true'}}}, expect: deny}
   - {name: without, agent: coder, host: tracker.example.com, port: 443, request: {method: POST, path: /api/v2/issues, tool: {name: createIssue}}, expect: deny}
 ";
     std::fs::write(at("policy.test.yaml"), tests).unwrap();

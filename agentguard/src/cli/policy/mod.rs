@@ -1,5 +1,6 @@
 //! `agentguard policy`
 
+mod arguments;
 mod check;
 mod openapi;
 mod past;

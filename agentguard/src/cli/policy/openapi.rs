@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use agentguard_model::ArgumentType;
 use agentguard_policy::{Diagnostic, Document, Severity, compile, yaml};
+use agentguard_protocol::json::same_name;
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::arguments::{arguments, lists, types};
 use super::{lines, unusable};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, counted, printable, say};
@@ -51,6 +54,9 @@ struct Tool {
     /// The fields of its query and its forms that may be there several times.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lists: Vec<String>,
+    /// The types of the arguments in its path, its query and its forms, but of texts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    types: BTreeMap<String, ArgumentType>,
 }
 
 /// An operation that is no tool: a call of it is not understood.
@@ -186,8 +192,10 @@ fn operations(document: &Value, base: &str) -> (Vec<Tool>, Vec<Skipped>) {
                 method,
                 path: path.clone(),
                 lists: Vec::new(),
+                types: BTreeMap::new(),
             };
-            for list in lists(document, item, operation) {
+            let arguments = arguments(document, item, operation);
+            for list in lists(&arguments) {
                 if is_list_of(&tool, &list) {
                     tool.lists.push(list);
                 } else {
@@ -199,81 +207,22 @@ fn operations(document: &Value, base: &str) -> (Vec<Tool>, Vec<Skipped>) {
                     ));
                 }
             }
+            for (name, kind) in types(&arguments) {
+                if has_type(&tool, &name) {
+                    tool.types.insert(name, kind);
+                } else {
+                    say(&format!(
+                        "no type that can be said, so that it is a text: `{}` of {} {}",
+                        printable(&name),
+                        tool.method,
+                        printable(&tool.path)
+                    ));
+                }
+            }
             tools.push(tool);
         }
     }
     (tools, skipped)
-}
-
-/// What a value is, where it stands elsewhere in the same document (`$ref`); itself, where it cannot be found.
-fn found<'d>(document: &'d Value, value: &'d Value) -> &'d Value {
-    let mut value = value;
-    // They may lead around in a circle.
-    for _ in 0..MAX_REFERENCES {
-        let reference = value.get("$ref").and_then(Value::as_str);
-        let Some(pointer) = reference.and_then(|it| it.strip_prefix('#')) else {
-            return value;
-        };
-        let Some(there) = document.pointer(pointer) else {
-            return value;
-        };
-        value = there;
-    }
-    value
-}
-
-/// How many references lead to what is meant, at most.
-const MAX_REFERENCES: usize = 8;
-
-/// The arguments of an operation that are sent once for each of their values: arrays in the query, and in forms, as they
-/// are sent unless a document says otherwise (OpenAPI 3.1, 4.8.12.2 and 4.8.15).
-fn lists(document: &Value, item: &Map<String, Value>, operation: &Value) -> Vec<String> {
-    let is_array = |schema: Option<&Value>| {
-        let kind = schema.and_then(|schema| found(document, schema).get("type"));
-        match kind {
-            Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "array"),
-            kind => kind.is_some_and(|kind| kind == "array"),
-        }
-    };
-    let apart = |said: &Value| {
-        let style = said.get("style").and_then(Value::as_str).unwrap_or("form");
-        style == "form" && said.get("explode") != Some(&Value::Bool(false))
-    };
-    // What an operation says of a parameter counts before what its path says of it.
-    let mut lists: BTreeMap<String, bool> = BTreeMap::new();
-    let within = [item.get("parameters"), operation.get("parameters")];
-    for parameter in within
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_array)
-        .flatten()
-    {
-        let parameter = found(document, parameter);
-        let in_query = parameter.get("in").is_some_and(|place| place == "query");
-        let name = parameter.get("name").and_then(Value::as_str);
-        if let Some(name) = name.filter(|_| in_query) {
-            let is_list = is_array(parameter.get("schema")) && apart(parameter);
-            lists.insert(name.to_owned(), is_list);
-        }
-    }
-    let body = operation
-        .get("requestBody")
-        .map(|body| found(document, body));
-    let content = body.and_then(|body| body.get("content"));
-    for kind in ["application/x-www-form-urlencoded", "multipart/form-data"] {
-        let Some(form) = content.and_then(|content| content.get(kind)) else {
-            continue;
-        };
-        let schema = form.get("schema").map(|schema| found(document, schema));
-        let properties = schema.and_then(|schema| schema.get("properties"));
-        for (name, schema) in properties.and_then(Value::as_object).into_iter().flatten() {
-            let said = form.get("encoding").and_then(|it| it.get(name));
-            let is_list = is_array(Some(schema)) && said.is_none_or(apart);
-            *lists.entry(name.clone()).or_default() |= is_list;
-        }
-    }
-    let lists = lists.into_iter().filter(|(_, is_list)| *is_list);
-    lists.map(|(name, _)| name).collect()
 }
 
 /// Whether a policy takes this for a list of a tool, beside those that it has.
@@ -285,6 +234,13 @@ fn is_list_of(tool: &Tool, list: &str) -> bool {
     let of_path = tool.path.contains(&format!("{{{name}}}"));
     let known = tool.lists.iter().any(|other| bare(other) == name);
     plain && !of_path && !known && tool.lists.len() < 64
+}
+
+/// Whether a policy takes a type for this argument of a tool, beside those that it has.
+fn has_type(tool: &Tool, name: &str) -> bool {
+    let odd = |c: char| c.is_control() || c.is_whitespace() || "[]{}\"<>&=;".contains(c);
+    let plain = (1..=256).contains(&name.len()) && !name.contains(odd);
+    plain && !tool.types.keys().any(|other| same_name(other, name)) && tool.types.len() < 64
 }
 
 /// A name for an operation that has none.
@@ -354,8 +310,16 @@ fn written(made: &Made) -> String {
             [] => String::new(),
             lists => format!(", lists: [{}]", lists.join(", ")),
         };
+        let types = tool.types.iter();
+        let types: Vec<String> = types
+            .map(|(name, kind)| format!("{}: {kind}", text(name)))
+            .collect();
+        let types = match types.as_slice() {
+            [] => String::new(),
+            types => format!(", types: {{{}}}", types.join(", ")),
+        };
         document.push_str(&format!(
-            "\n      - {{name: {name}, method: [{method}], path: {path}{lists}}}"
+            "\n      - {{name: {name}, method: [{method}], path: {path}{lists}{types}}}"
         ));
     }
     document
