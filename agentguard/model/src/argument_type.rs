@@ -5,17 +5,14 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The most digits of a [`ArgumentType::Number`]: so many are the same in every floating-point number of 64 bits that a
-/// server reads them into (IEEE 754, `DBL_DIG`).
-const MAX_DIGITS: usize = 15;
-
 /// The type of an argument.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ArgumentType {
     /// A whole number of 64 bits, in decimal digits: `0`, `17`, `-3`.
     Integer,
-    /// A number of at most 15 digits, with or without a fraction: `17`, `-0.5`, `12.50`.
+    /// A number with or without a fraction that is the same once it is a floating-point number of 64 bits: `17`, `-0.5`,
+    /// `12.50`.
     Number,
     /// `true` or `false`.
     Boolean,
@@ -30,10 +27,7 @@ impl ArgumentType {
     pub fn fits(self, text: &str) -> bool {
         match self {
             Self::Integer => is_decimal(text, false) && text.parse::<i64>().is_ok(),
-            Self::Number => {
-                let digits = text.bytes().filter(u8::is_ascii_digit).count();
-                is_decimal(text, true) && digits <= MAX_DIGITS
-            }
+            Self::Number => is_decimal(text, true) && is_float(text),
             Self::Boolean => matches!(text, "true" | "false"),
             Self::String => true,
         }
@@ -47,7 +41,7 @@ impl ArgumentType {
                 "decimal digits of at most 64 bits, without `+`, spaces, fractions and zeros in front"
             }
             Self::Number => {
-                "at most 15 decimal digits, with a fraction behind `.` if it has one, without `+`, spaces, exponents and zeros in front"
+                "decimal digits, with `.` before a fraction, that are the same in 64 bits of floating point, without `+`, spaces, exponents and zeros in front"
             }
             Self::Boolean => "`true` or `false`",
             Self::String => "a text, and no file",
@@ -84,6 +78,16 @@ fn is_decimal(text: &str, fraction: bool) -> bool {
         && !(negative && is_zero)
 }
 
+/// Whether a decimal number is the one that a floating-point number of 64 bits is told as, so that no other number is
+/// taken for it: all of at most 15 digits are, and all that programs write of such floats.
+fn is_float(text: &str) -> bool {
+    let bare = match text.split_once('.') {
+        Some(_) => text.trim_end_matches('0').trim_end_matches('.'),
+        None => text,
+    };
+    text.parse::<f64>().is_ok_and(|it| it.to_string() == bare)
+}
+
 #[cfg(test)]
 mod tests {
     use super::ArgumentType::{Boolean, Integer, Number, String};
@@ -103,9 +107,15 @@ mod tests {
             (Number, "0.5", true),
             (Number, "-12.50", true),
             (Number, "123456789012345", true),
-            (Number, "1234567890123456", false),
-            (Number, "0.00000000000001", true),
-            (Number, "0.000000000000001", false),
+            (Number, "52.52000659999999", true),
+            (Number, "0.30000000000000004", true),
+            (Number, "9007199254740992", true),
+            (Number, "9007199254740993", false),
+            (Number, "10.00", true),
+            (Number, "100", true),
+            (Number, "10.000000000000000001", false),
+            (Number, "0.1000000000000000055", false),
+            (Number, "0.000000000000001", true),
             (Number, "0.1.2", false),
             (Number, ".5", false),
             (Number, "5.", false),
@@ -166,5 +176,9 @@ mod tests {
             }
         }
         assert!(!Integer.fits("5.0"));
+        for (left, zeros) in [("1", 309), ("0.", 400)] {
+            let text = format!("{left}{}1", "0".repeat(zeros));
+            assert!(!Number.fits(&text), "{text}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 pub(crate) use rollout::Rollout;
 pub(crate) use times::{Days, Times, hours};
-pub(crate) use when::When;
+pub(crate) use when::{Declared, When};
 
 use crate::agent::AgentPolicy;
 use crate::circumstances::Circumstances;

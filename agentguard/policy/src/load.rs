@@ -380,7 +380,8 @@ struct Known<'a> {
     texts: HashMap<&'a str, &'a str>,
     /// How many regular expressions may still be compiled.
     regexes: Cell<usize>,
-    /// How many comparisons of names of tools there may still be; of those beyond nothing is warned.
+    /// How many comparisons of names of tools there may still be; of those beyond nothing is warned, and arguments of
+    /// expressions are texts.
     compares: Cell<usize>,
     /// Something could not be read, so that what seems to be missing may be there.
     partial: bool,

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use agentguard_model::Llm;
+use agentguard_model::{ArgumentType, Llm};
 use cel::parser::Expression;
 use cel::{Context, Env, ExecutionError, Value};
 use http::header::{self, HeaderName};
@@ -94,6 +94,16 @@ impl Parts {
     }
 }
 
+/// What a policy says of what an expression looks at.
+pub(crate) struct Declared<'a> {
+    /// The switches, each with how it is unless it is set.
+    pub(crate) switches: &'a BTreeMap<String, bool>,
+    /// How many regular expressions may still be compiled; those that do not compile count too.
+    pub(crate) regexes: &'a Cell<usize>,
+    /// The type of an argument, by JSON Pointer, in the calls that the rule is about.
+    pub(crate) type_of: &'a dyn Fn(&str) -> Option<ArgumentType>,
+}
+
 /// What an expression looks at.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 struct LooksAt {
@@ -109,6 +119,8 @@ struct LooksAt {
     message: bool,
     /// Arguments of calls, by JSON Pointer.
     arguments: Vec<String>,
+    /// The types of those that have one; the others are texts.
+    types: BTreeMap<String, ArgumentType>,
     clock: bool,
     /// Each with what the policy declares.
     switches: Vec<(String, bool)>,
@@ -155,22 +167,17 @@ impl fmt::Display for WhenError {
 
 impl PartialEq for When {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.text == other.text && self.looks_at.types == other.looks_at.types
     }
 }
 
 impl When {
-    /// Parses and checks an expression. `switches` are those that the policy declares, and `room` is how
-    /// many regular expressions may still be compiled; those that do not compile count too.
+    /// Parses and checks an expression.
     ///
     /// # Errors
     /// All that is wrong with it.
-    pub(crate) fn new(
-        text: &str,
-        switches: &BTreeMap<String, bool>,
-        room: &Cell<usize>,
-    ) -> Result<Self, Vec<WhenError>> {
-        let when = check::expression(text, switches, room)?;
+    pub(crate) fn new(text: &str, declared: &Declared<'_>) -> Result<Self, Vec<WhenError>> {
+        let when = check::expression(text, declared)?;
         trial::run(&when)?;
         Ok(when)
     }
@@ -331,6 +338,12 @@ impl When {
                 };
                 if !one {
                     return Err(format!("the argument `{pointer}` is not one value"));
+                }
+                if let Some(kind) = self.looks_at.types.get(pointer)
+                    && let Some(found) = spellings(tool, pointer).next()
+                    && !found.values.iter().all(|it| kind.fits(it))
+                {
+                    return Err(format!("the argument `{pointer}` is no `{kind}`"));
                 }
             }
         }

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use jiff::tz::TimeZone;
 
 use super::selector::misspelt;
+use super::tool::type_of;
 use super::values::{empty, list_bounds};
 use super::{Known, MAX_STRING, Parsed, Report};
-use crate::conditions::{Conditions, Days, Part, Rollout, Times, When, hours};
+use crate::conditions::{Conditions, Days, Declared, Part, Rollout, Times, When, hours};
 use crate::diagnostic::{nearest, quoted};
 use crate::document::{RawMatch, RawRule, RawTime};
 use crate::pattern::{HostPattern, Wildcard};
@@ -100,7 +101,10 @@ pub(super) fn conditions(
         }
     }
     conditions.times = matches.time.as_ref().and_then(|time| times(time, report));
-    conditions.when = raw.when.as_ref().and_then(|text| when(text, known, report));
+    conditions.when = raw
+        .when
+        .as_ref()
+        .and_then(|text| when(text, matches, known, report));
     conditions.rollout = raw.rollout.as_ref().and_then(|raw| {
         let percent = &raw.value.percent;
         let rollout = Rollout::percent(percent.value);
@@ -131,7 +135,12 @@ fn pattern(entry: &At<String>, report: &mut Report) -> Option<Wildcard> {
     Some(Wildcard::new(text))
 }
 
-fn when(text: &At<String>, known: &Known<'_>, report: &mut Report) -> Option<When> {
+fn when(
+    text: &At<String>,
+    matches: &RawMatch,
+    known: &Known<'_>,
+    report: &mut Report,
+) -> Option<When> {
     if text.value.trim().is_empty() {
         report.error(
             text.place,
@@ -140,7 +149,13 @@ fn when(text: &At<String>, known: &Known<'_>, report: &mut Report) -> Option<Whe
         );
         return None;
     }
-    match When::new(&text.value, &known.switches, &known.regexes) {
+    let meant = matches.tool.as_ref().map(|it| &it.value);
+    let declared = Declared {
+        switches: &known.switches,
+        regexes: &known.regexes,
+        type_of: &|pointer| type_of(pointer, meant, known),
+    };
+    match When::new(&text.value, &declared) {
         Ok(when) => {
             who_is_meant(&when, text, known, report);
             for doubt in when.doubts() {

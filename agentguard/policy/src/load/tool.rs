@@ -1,6 +1,6 @@
 //! What a rule says of messages to servers of tools.
 
-use agentguard_model::ToolApi;
+use agentguard_model::{ArgumentType, ToolApi};
 
 use super::requests::as_written;
 use super::values::{list, pattern};
@@ -71,6 +71,46 @@ pub(super) fn all_are<'a>(
     meant
         .all(|server| which(server.api))
         .then_some(first.name.as_str())
+}
+
+/// The type of an argument in the calls that a rule is about, by server and name of the tool: the one that all of these
+/// tools agree on that give it one.
+pub(super) fn type_of(
+    pointer: &str,
+    raw: Option<&RawTool>,
+    known: &Known<'_>,
+) -> Option<ArgumentType> {
+    let patterns = |list: Option<&At<Vec<At<String>>>>| {
+        let list = list.map(|list| list.value.iter());
+        list.map(|list| Vec::from_iter(list.map(|it| Wildcard::new(&it.value))))
+    };
+    let servers = patterns(raw.and_then(|it| it.server.as_ref()));
+    let names = patterns(raw.and_then(|it| it.name.as_ref()));
+    let is_meant = |patterns: &Option<Vec<Wildcard>>, name: &str| {
+        let matches = |it: &Wildcard| it.matches(name.as_bytes());
+        patterns.as_ref().is_none_or(|all| all.iter().any(matches))
+    };
+    let mut found = None;
+    for server in &known.tool_servers {
+        if !is_meant(&servers, &server.name) {
+            continue;
+        }
+        for route in server.routes.0.iter().filter(|it| !it.types.is_empty()) {
+            // Beyond that the argument is a text, as one on whose type its tools do not agree, and checked as such.
+            if !known.compares(route.types.len() + names.as_ref().map_or(0, Vec::len)) {
+                return None;
+            }
+            let kind = route.type_of(pointer);
+            let Some(kind) = kind.filter(|_| is_meant(&names, &route.name)) else {
+                continue;
+            };
+            if found.is_some_and(|other| other != kind) {
+                return None;
+            }
+            found = Some(kind);
+        }
+    }
+    found
 }
 
 /// Arguments, each with its values.

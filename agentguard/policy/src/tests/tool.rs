@@ -462,6 +462,30 @@ fn what_is_wrong_is_told_in_its_place() {
             "the list `a[b]` is not a name of an argument in a query or a form",
         ),
         (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: /, types: {page: int}}]}",
+            "p.yaml:2:113: error: unknown value `int`\n  hint: did you mean `integer`?",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: /, lists: ['a[]'], types: {'a[]': integer}}]}",
+            "p.yaml:2:130: error: the argument `a[]` has a type under its name with `[]`\n  hint: leave the `[]` out",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: /, types: {'a b': integer}}]}",
+            "p.yaml:2:114: error: the argument `a b` is not a name of an argument in a path, a query or a form",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: /, types: {page: integer, Page: string}}]}",
+            "p.yaml:2:113: error: the argument `page` has a type already, in another case",
+        ),
+        (
+            "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: /, types: [page]}]}",
+            "p.yaml:2:106: error: expected keys and values, found a list",
+        ),
+        (
+            "{name: a, api: mcp, hosts: [a.example], types: {page: integer}}",
+            "p.yaml:2:62: error: unknown key `types`",
+        ),
+        (
             "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/a}b'}]}",
             "has a brace that is not around a parameter",
         ),
@@ -505,6 +529,132 @@ fn what_is_wrong_is_told_in_its_place() {
         let found = compile(&[document(&text)]).unwrap_err().to_string();
         assert!(found.contains(told), "{servers}\n{found}");
     }
+}
+
+/// Two tools of one server and rules about them.
+fn typed(rules: &str) -> Result<Policy, String> {
+    let text = format!(
+        "
+version: 1
+tool_servers:
+  - name: shop
+    api: http
+    hosts: [mcp.example]
+    tools:
+      - {{name: search, method: [GET], path: /items, lists: ['ids[]'], types: {{page: integer, price: number, all: boolean, ids: integer}}}}
+      - {{name: find, method: [GET], path: '/find/{{page}}', types: {{page: string}}}}
+      - {{name: buy, method: [POST], path: /items}}
+  - {{name: files, api: mcp, hosts: [mcp.example]}}
+agents: [{{name: coder}}]
+rules:
+{rules}"
+    );
+    let documents = [document(&text)];
+    compile(&documents).map_err(|found| found.to_string())
+}
+
+#[test]
+fn an_argument_has_its_type_in_the_expressions_of_rules_about_its_tools() {
+    let rule = |matches: &str, when: &str| {
+        typed(&format!(
+            "  - {{id: a, action: allow, handling: inspect, match: {{host: [mcp.example], port: [443], tool: {matches}}}, when: \"{when}\"}}\n"
+        ))
+    };
+    let page = "tool.arguments['/page'] <= 10";
+    let ids = "tool.arguments['/ids/0'] <= 10";
+    for (matches, when, right) in [
+        ("{server: [shop], name: [search]}", page, true),
+        ("{server: [shop], name: [s*, buy]}", page, true),
+        // Of another one with that argument it is said whether it is a number when it is called.
+        ("{name: [search, read]}", page, true),
+        ("{server: [shop], name: [search]}", ids, true),
+        (
+            "{server: [shop], name: [search]}",
+            "tool.arguments['/ids'] <= 10",
+            true,
+        ),
+        (
+            "{server: [shop], name: [search]}",
+            "tool.arguments['/all']",
+            true,
+        ),
+        (
+            "{server: [shop], name: [search]}",
+            "tool.arguments['/Page'] <= 10",
+            true,
+        ),
+        (
+            "{server: [shop], name: [search]}",
+            "tool.arguments['/page'] == '10'",
+            false,
+        ),
+        (
+            "{server: [shop], name: [search]}",
+            "tool.arguments['/page/0'] <= 10",
+            false,
+        ),
+        (
+            "{server: [shop], name: [search]}",
+            "tool.arguments['/ids/x'] <= 10",
+            false,
+        ),
+        // They do not agree.
+        ("{server: [shop], name: [search, find]}", page, false),
+        ("{server: [shop]}", page, false),
+        ("{}", page, false),
+        (
+            "{server: [shop], name: [search, find]}",
+            "int(tool.arguments['/page']) <= 10",
+            true,
+        ),
+        ("{server: [shop], name: [find]}", page, false),
+        ("{server: [shop], name: [buy]}", page, false),
+        ("{server: [files]}", page, false),
+    ] {
+        let found = rule(matches, when);
+        assert_eq!(found.is_ok(), right, "{matches} {when}: {found:?}");
+    }
+}
+
+#[test]
+fn patterns_look_at_an_argument_with_a_type_as_it_is_written() {
+    let policy = typed(
+        "  - {id: ones, action: allow, handling: inspect, match: {host: [mcp.example], port: [443], tool: {server: [shop], arguments: {/page: ['1*']}}}}\n",
+    )
+    .unwrap();
+    let call = |page: &str| {
+        let tool = Tool {
+            server: "shop".to_owned(),
+            ..call("search", &[("/page", &[page])])
+        };
+        code(&policy, Some(&tool))
+    };
+    for page in ["1", "10", "1000"] {
+        assert_eq!(call(page), ReasonCode::RuleAllow, "{page}");
+    }
+    for page in ["-1", "2", "21"] {
+        assert_eq!(call(page), ReasonCode::NoRule, "{page}");
+    }
+}
+
+#[test]
+fn a_test_has_no_argument_that_could_not_be_read() {
+    let policy = typed(
+        "  - {id: a, action: allow, handling: inspect, match: {host: [mcp.example], port: [443], tool: {server: [shop], name: [search]}}, when: \"tool.arguments['/page'] <= 10\"}\n",
+    )
+    .unwrap();
+    let run = |page: &str| {
+        let text = format!(
+            "version: 1\ntests:\n  - {{name: t, agent: coder, host: mcp.example, port: 443, request: {{method: GET, path: /items, tool: {{server: shop, name: search, arguments: {{/page: {page}}}}}}}, expect: {{verdict: allow}}}}\n"
+        );
+        let table = WrittenTable::parse("t.yaml", &text).unwrap();
+        let table = table.check(&policy).map_err(|it| it.to_string())?;
+        let results = table.run(&policy, |_, _, _| None);
+        Ok(results.iter().all(|it| it.passed))
+    };
+    assert_eq!(run("10"), Ok(true));
+    assert_eq!(run("11"), Ok(false));
+    assert_eq!(run("'010'"), Err("t.yaml:3:150: error: `010` is no `integer`, as `types` of `search` has `/page`, so that such a call cannot be read\n  hint: write decimal digits of at most 64 bits, without `+`, spaces, fractions and zeros in front; to test what cannot be read, say `not_understood: true` and nothing else".to_owned()));
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! What an expression may say.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
-
+use agentguard_model::ArgumentType;
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators,
 };
@@ -13,7 +11,7 @@ use http::header::HeaderName;
 use super::doubts::doubts;
 use super::pattern::Pattern;
 use super::shape::{is_constant, looks, mentions, path, text};
-use super::{COMPILED, LooksAt, MAX_DEPTH, MAX_NODES, MAX_TEXT, Parts, When, WhenError};
+use super::{COMPILED, Declared, LooksAt, MAX_DEPTH, MAX_NODES, MAX_TEXT, Parts, When, WhenError};
 use crate::diagnostic::{nearest, quoted};
 use crate::load::requests::NOT_PASSED_ON;
 use crate::load::tool::not_a_pointer;
@@ -53,7 +51,7 @@ const VARIABLES: [(&str, bool); 27] = [
 const TOOLS: &str = "llm.tools";
 
 /// The arguments of a call, by JSON Pointer.
-const ARGUMENTS: &str = "tool.arguments";
+pub(super) const ARGUMENTS: &str = "tool.arguments";
 
 /// What `all`, `exists` and their like hold between their steps; nobody can write it.
 const COUNTED: &str = "@result";
@@ -104,11 +102,7 @@ const EXAMPLE: &str = "like `request.method == 'GET' && !request.path.startsWith
 ///
 /// # Errors
 /// All that is wrong with it; of what has no form, that alone.
-pub(super) fn expression(
-    text: &str,
-    switches: &BTreeMap<String, bool>,
-    room: &Cell<usize>,
-) -> Result<When, Vec<WhenError>> {
+pub(super) fn expression(text: &str, declared: &Declared<'_>) -> Result<When, Vec<WhenError>> {
     if text.len() > MAX_TEXT {
         let message = format!(
             "an expression has at most {MAX_TEXT} bytes, and this one {}",
@@ -121,10 +115,9 @@ pub(super) fn expression(
         text,
         tokens: tokens(text),
         matches: 0,
-        switches,
+        declared,
         looks_at: LooksAt::default(),
         patterns: Vec::new(),
-        room,
         found: Vec::new(),
         doubts: Vec::new(),
         nodes: 0,
@@ -191,11 +184,9 @@ pub(super) struct Check<'a> {
     tokens: Vec<usize>,
     /// How many calls of `matches` were seen, which come as they are written.
     matches: usize,
-    switches: &'a BTreeMap<String, bool>,
+    declared: &'a Declared<'a>,
     pub(super) looks_at: LooksAt,
     patterns: Vec<Pattern>,
-    /// How many may still be compiled, over the whole policy.
-    room: &'a Cell<usize>,
     found: Vec<WhenError>,
     /// What was probably not meant.
     doubts: Vec<WhenError>,
@@ -294,7 +285,7 @@ impl Check<'_> {
 
     fn variable(&mut self, path: &str) {
         if let Some(name) = path.strip_prefix("switches.") {
-            match self.switches.get(name) {
+            match self.declared.switches.get(name) {
                 Some(declared) => {
                     let switch = (name.to_owned(), *declared);
                     if !self.looks_at.switches.contains(&switch) {
@@ -302,7 +293,7 @@ impl Check<'_> {
                     }
                 }
                 None => {
-                    let known = self.switches.keys().map(String::as_str);
+                    let known = self.declared.switches.keys().map(String::as_str);
                     let hint = nearest(name, known).map_or_else(
                         || {
                             "switches are declared at the top: `switches: {incident: false}`"
@@ -386,6 +377,11 @@ impl Check<'_> {
                     return self.error(name, message, hint);
                 }
                 note(&mut self.looks_at.arguments, name.to_owned());
+                // What is no text is told from one.
+                let kind = (self.declared.type_of)(name);
+                if let Some(kind) = kind.filter(|it| *it != ArgumentType::String) {
+                    self.looks_at.types.insert(name.to_owned(), kind);
+                }
             }
             _ => {
                 self.looks_at.request = true;
@@ -519,14 +515,14 @@ impl Check<'_> {
             );
             return;
         };
-        let Some(room) = self.room.get().checked_sub(1) else {
+        let Some(room) = self.declared.regexes.get().checked_sub(1) else {
             return self.error_at(
                 at,
                 "a policy has at most 500 regular expressions",
                 "`startsWith`, `endsWith` and `contains` say most of them",
             );
         };
-        self.room.set(room);
+        self.declared.regexes.set(room);
         match text(&pattern).map(Pattern::new) {
             Some(Ok(compiled)) => {
                 let number = i64::try_from(self.patterns.len()).unwrap_or(i64::MAX);

@@ -29,6 +29,10 @@ impl Check<'_> {
         }
     }
 
+    fn kind(&self, node: &IdedExpr) -> Option<&'static str> {
+        kind(node, &self.looks_at.types)
+    }
+
     /// Whether they can be equal, as far as that is known by their kinds.
     fn may_be_equal(&mut self, first: &IdedExpr, other: &IdedExpr) -> bool {
         self.in_range(first, other);
@@ -49,7 +53,7 @@ impl Check<'_> {
             return pairs.all(|(one, other)| self.may_be_equal(one, other));
         }
         let written = text(first).or_else(|| text(other)).unwrap_or_default();
-        if let (Some(one), Some(other)) = (kind(first), kind(other))
+        if let (Some(one), Some(other)) = (self.kind(first), self.kind(other))
             && one != other
         {
             let message = format!("{one} is never equal to {other}");

@@ -1,6 +1,11 @@
 //! What a part of an expression is, as far as that is known without evaluating it.
 
-use cel::common::ast::{Expr, IdedExpr, LiteralValue, SelectExpr, operators};
+use std::collections::BTreeMap;
+
+use agentguard_model::ArgumentType;
+use cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
+
+use super::check::ARGUMENTS;
 
 /// Whether all of it, or a part whose truth it goes by, looks at nothing.
 pub(super) fn is_constant(node: &IdedExpr) -> bool {
@@ -89,8 +94,11 @@ pub(super) fn is_same(one: &IdedExpr, other: &IdedExpr) -> bool {
     }
 }
 
-/// What a part is, where that is known without evaluating it.
-pub(super) fn kind(node: &IdedExpr) -> Option<&'static str> {
+/// What a part is, where that is known without evaluating it: with the types of arguments that have one.
+pub(super) fn kind(
+    node: &IdedExpr,
+    types: &BTreeMap<String, ArgumentType>,
+) -> Option<&'static str> {
     const TEXT: Option<&str> = Some("a text");
     const NUMBER: Option<&str> = Some("a number");
     const TRUTH: Option<&str> = Some("true or false");
@@ -123,13 +131,29 @@ pub(super) fn kind(node: &IdedExpr) -> Option<&'static str> {
             | operators::DIVIDE
             | operators::MODULO
             | operators::NEGATE => NUMBER,
-            "string" | operators::INDEX => TEXT,
-            operators::ADD => call.args.first().and_then(kind),
-            operators::CONDITIONAL => call.args.get(1).and_then(kind),
+            operators::INDEX => match argument(call).and_then(|it| types.get(it)) {
+                Some(ArgumentType::Integer | ArgumentType::Number) => NUMBER,
+                Some(ArgumentType::Boolean) => TRUTH,
+                Some(ArgumentType::String) | None => TEXT,
+            },
+            "string" => TEXT,
+            operators::ADD => call.args.first().and_then(|it| kind(it, types)),
+            operators::CONDITIONAL => call.args.get(1).and_then(|it| kind(it, types)),
             _ => TRUTH,
         },
         _ => None,
     }
+}
+
+/// The JSON Pointer of the argument that an entry of a map is.
+fn argument(call: &CallExpr) -> Option<&str> {
+    let [map, name] = call.args.as_slice() else {
+        return None;
+    };
+    let Expr::Select(map) = &map.expr else {
+        return None;
+    };
+    (path(map)? == ARGUMENTS).then(|| text(name)).flatten()
 }
 
 /// A text that stands in the expression.

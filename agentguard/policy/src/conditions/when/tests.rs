@@ -3,11 +3,11 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use agentguard_model::{Context, HostName, Transport};
+use agentguard_model::{Argument, ArgumentType, Context, HostName, Tool, Transport};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
-use super::{MAX_NODES, MAX_TEXT, Steps, When};
+use super::{Declared, MAX_NODES, MAX_TEXT, Steps, When, WhenError};
 use crate::circumstances::{Circumstances, Switches};
 use crate::tests::{agent, policy};
 use crate::{Facts, Query, Request, Seen};
@@ -16,18 +16,33 @@ fn switches() -> BTreeMap<String, bool> {
     BTreeMap::from([("incident".to_owned(), false), ("open".to_owned(), true)])
 }
 
+fn new(text: &str, regexes: &Cell<usize>) -> Result<When, Vec<WhenError>> {
+    let declared = Declared {
+        switches: &switches(),
+        regexes,
+        type_of: &|pointer| match pointer {
+            "/page" => Some(ArgumentType::Integer),
+            "/price" => Some(ArgumentType::Number),
+            "/flag" => Some(ArgumentType::Boolean),
+            "/name" => Some(ArgumentType::String),
+            _ => None,
+        },
+    };
+    When::new(text, &declared)
+}
+
 fn when(text: &str) -> When {
-    match When::new(text, &switches(), &Cell::new(9)) {
+    match new(text, &Cell::new(9)) {
         Ok(when) => when,
         Err(found) => panic!("{text}: {found:?}"),
     }
 }
 
 fn refused(text: &str) -> Vec<String> {
-    match When::new(text, &switches(), &Cell::new(9)) {
+    match new(text, &Cell::new(9)) {
         Ok(_) => panic!("accepted: {text}"),
         Err(found) => {
-            let told = |it: super::WhenError| format!("{} (hint: {})", it.message, it.hint);
+            let told = |it: WhenError| format!("{} (hint: {})", it.message, it.hint);
             found.into_iter().map(told).collect()
         }
     }
@@ -40,6 +55,8 @@ struct Scene {
     query: &'static str,
     fields: Vec<(&'static str, &'static str)>,
     switches: Switches,
+    /// Each with its values, between commas.
+    arguments: Vec<(&'static str, &'static str)>,
 }
 
 impl Scene {
@@ -50,6 +67,7 @@ impl Scene {
             query: "a=1&b=2",
             fields: vec![("content-type", "application/json"), ("x-team", "web")],
             switches: Switches::default(),
+            arguments: Vec::new(),
         }
     }
 
@@ -69,9 +87,21 @@ impl Scene {
                 )
             })
             .collect();
+        let values = self.arguments.iter().map(|(pointer, values)| Argument {
+            pointer: (*pointer).to_owned(),
+            values: values.split(',').map(str::to_owned).collect(),
+        });
+        let tool = Tool {
+            server: "shop".to_owned(),
+            name: Some("search".to_owned()),
+            method: Some("tools/call".to_owned()),
+            values: values.collect(),
+            ..Tool::default()
+        };
         let request = Request {
             query: Some(&query),
             fields: Some(&fields),
+            tool: Some(&tool),
             ..Request::new(self.method, self.path)
         };
         let context = Context {
@@ -100,6 +130,153 @@ impl Scene {
         let holds = when(text).holds(agent(&policy, "coder"), &facts, &Steps::new());
         holds.map(|holds| holds.expect("no answer is fetched"))
     }
+}
+
+#[test]
+fn an_argument_with_a_type_is_a_number_or_a_truth() {
+    let arguments = |page: &[(&'static str, &'static str)]| Scene {
+        arguments: page.to_vec(),
+        ..Scene::new()
+    };
+    let scene = arguments(&[
+        ("/page", "9"),
+        ("/price", "10.50"),
+        ("/flag", "false"),
+        ("/name", "9"),
+        ("/other", "9"),
+    ]);
+    for (text, holds) in [
+        ("tool.arguments['/page'] <= 10", true),
+        ("tool.arguments['/page'] > 10", false),
+        ("tool.arguments['/page'] == 9", true),
+        ("tool.arguments['/page'] in [1, 9]", true),
+        // What was written before there were types is right with them.
+        ("int(tool.arguments['/page']) <= 10", true),
+        ("string(tool.arguments['/page']) == '9'", true),
+        ("tool.arguments['/page'] * 2 == 18", true),
+        ("tool.arguments['/price'] <= 10.5", true),
+        ("tool.arguments['/price'] < 10.5", false),
+        ("tool.arguments['/price'] > 10", true),
+        ("tool.arguments['/price'] > tool.arguments['/page']", true),
+        ("!tool.arguments['/flag']", true),
+        ("tool.arguments['/flag'] == false", true),
+        (
+            "'/flag' in tool.arguments && tool.arguments['/flag']",
+            false,
+        ),
+        // A text is compared as texts are.
+        ("tool.arguments['/name'] <= '10'", false),
+        ("tool.arguments['/other'] == '9'", true),
+    ] {
+        assert_eq!(scene.holds(text), Ok(holds), "{text}");
+    }
+    let least = arguments(&[("/page", "-9223372036854775808")]);
+    assert_eq!(least.holds("tool.arguments['/page'] <= 10"), Ok(true));
+    let most = arguments(&[("/page", "9223372036854775807")]);
+    assert_eq!(most.holds("tool.arguments['/page'] <= 10"), Ok(false));
+    // As a number of 64 bits with a fraction it would be the one above it.
+    let text = "tool.arguments['/page'] < 9223372036854775807";
+    let below = arguments(&[("/page", "9223372036854775806")]);
+    assert_eq!(below.holds(text), Ok(true));
+    assert_eq!(most.holds(text), Ok(false));
+}
+
+#[test]
+fn an_argument_of_another_call_that_is_not_of_the_type_fails() {
+    let no = |kind: &str| Err(kind.to_owned());
+    let page = "tool.arguments['/page'] <= 10 || request.method == 'POST'";
+    for (argument, text, found) in [
+        (
+            [("/page", "abc")],
+            page,
+            no("the argument `/page` is no `integer`"),
+        ),
+        (
+            [("/page", "5.0")],
+            page,
+            no("the argument `/page` is no `integer`"),
+        ),
+        (
+            [("/page", "9223372036854775808")],
+            page,
+            no("the argument `/page` is no `integer`"),
+        ),
+        (
+            [("/page", "5,6")],
+            page,
+            no("the argument `/page` is not one value"),
+        ),
+        (
+            [("/PAGE", "5")],
+            page,
+            no("the argument `/page` is not one value"),
+        ),
+        (
+            [("/price", "1e400")],
+            "tool.arguments['/price'] < 5.0",
+            no("the argument `/price` is no `number`"),
+        ),
+        (
+            [("/flag", "yes")],
+            "tool.arguments['/flag'] || request.method == 'POST'",
+            no("the argument `/flag` is no `boolean`"),
+        ),
+    ] {
+        let scene = Scene {
+            arguments: argument.to_vec(),
+            ..Scene::new()
+        };
+        assert_eq!(scene.holds(text), found, "{text}");
+    }
+}
+
+#[test]
+fn an_argument_is_compared_with_what_is_of_its_type() {
+    const HINT: &str =
+        "texts are compared with texts and numbers with numbers: `int('8')`, `string(8)`";
+    for (text, found) in [
+        (
+            "tool.arguments['/page'] == '9'",
+            "a number is never equal to a text",
+        ),
+        (
+            "tool.arguments['/page'] in ['9']",
+            "a number is never equal to a text",
+        ),
+        (
+            "tool.arguments['/flag'] == 'true'",
+            "true or false is never equal to a text",
+        ),
+        (
+            "tool.arguments['/flag'] == 1",
+            "true or false is never equal to a number",
+        ),
+        (
+            "tool.arguments['/other'] == 9",
+            "a text is never equal to a number",
+        ),
+        (
+            "tool.arguments['/name'] == 9",
+            "a text is never equal to a number",
+        ),
+    ] {
+        assert_eq!(refused(text), [format!("{found} (hint: {HINT})")], "{text}");
+    }
+    for text in [
+        "tool.arguments['/other'] <= 10",
+        "tool.arguments['/name'] <= 10",
+        "tool.arguments['/page'].startsWith('1')",
+        "tool.arguments['/page'] <= '10'",
+        "tool.arguments['/page'] && true",
+    ] {
+        assert!(!refused(text).is_empty(), "{text}");
+    }
+    assert_eq!(
+        refused("tool.arguments['/page']"),
+        [
+            "it, or a part that `&&`, `||` or `!` joins, is neither true nor false (hint: compare it with something)"
+        ]
+    );
 }
 
 #[test]
@@ -445,7 +622,7 @@ fn errors_have_their_own_places() {
             &["A B"],
         ),
     ] {
-        let found = When::new(text, &switches(), &Cell::new(9)).unwrap_err();
+        let found = new(text, &Cell::new(9)).unwrap_err();
         let at: Vec<_> = found.iter().map(|it| it.at).collect();
         let places = places.iter().map(|place| text.find(place).unwrap());
         assert_eq!(at, places.collect::<Vec<_>>(), "{text} {found:#?}");
@@ -631,12 +808,12 @@ fn regular_expressions_are_counted() {
     let three =
         "request.path.matches('a') || request.path.matches('b') || request.path.matches('c')";
     let room = Cell::new(4);
-    When::new(three, &switches(), &room).unwrap();
+    new(three, &room).unwrap();
     assert_eq!(room.get(), 1);
     // One that does not compile was work too.
-    When::new("request.path.matches('(')", &switches(), &room).unwrap_err();
+    new("request.path.matches('(')", &room).unwrap_err();
     assert_eq!(room.get(), 0);
-    let found = When::new("request.path.matches('a')", &switches(), &room).unwrap_err();
+    let found = new("request.path.matches('a')", &room).unwrap_err();
     assert!(
         found[0].message.contains("at most 500 regular expressions"),
         "{found:?}"
@@ -683,7 +860,7 @@ proptest! {
         "🐚", "\u{0}", "1e999", "0x", "u", "b'a'", "\"\"\"", "@in", "has(", "int(", "`a`",
     ][..]), 0..24)) {
         let text = parts.join(" ");
-        if When::new(&text, &switches(), &Cell::new(9)).is_ok() {
+        if new(&text, &Cell::new(9)).is_ok() {
             let _ = Scene::new().holds(&text);
         }
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use agentguard_model::{
-    Argument, Context as OnBehalf, HostName, Labels, Llm, LlmOperation, Tool, Transport,
+    Argument, ArgumentType, Context as OnBehalf, HostName, Labels, Llm, LlmOperation, Tool,
+    Transport,
 };
 use cel::ExecutionError;
 use cel::common::ast::{Expr, operators};
@@ -134,7 +135,10 @@ impl Example {
                     .iter()
                     .map(|it| Argument {
                         pointer: it.clone(),
-                        values: vec!["1".to_owned()],
+                        values: vec![match looks_at.types.get(it) {
+                            Some(ArgumentType::Boolean) => "true".to_owned(),
+                            _ => "1".to_owned(),
+                        }],
                     })
                     .collect(),
                 ..Tool::default()

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
-use agentguard_model::{Labels, Llm, Tool, Transport};
-use cel::common::types::{CelBool, CelInt, CelList, CelMap, CelMapKey, CelString};
+use agentguard_model::{ArgumentType, Labels, Llm, Tool, Transport};
+use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelString};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 use http::header;
@@ -150,7 +150,14 @@ impl Values<'_> {
         };
         let bytes = entries().map(|(_, value)| value.len()).sum();
         let few = self.looks_at_texts(self.looks_at.arguments.len(), bytes);
-        few.then(|| map(entries().map(|(pointer, value)| (pointer, value.into()))))
+        let entries = || {
+            let entries = entries();
+            entries.map(|(pointer, value)| {
+                let kind = self.looks_at.types.get(pointer);
+                (CelMapKey::from(pointer), argument(value, kind.copied()))
+            })
+        };
+        few.then(|| CowVal::owned(CelMap::from(entries().collect::<HashMap<_, _>>())))
     }
 
     /// Of what is no call, and of what a call does not say: nothing, 0, false.
@@ -202,6 +209,27 @@ impl Values<'_> {
         let set = self.facts.circumstances.switches.is_on(name);
         Some(CowVal::owned(CelBool::from(set.unwrap_or(*declared))))
     }
+}
+
+/// A value of this type, which it was seen to be of: see [`super::When::is_clear`]. What is none stays a text, with which no
+/// number is compared.
+fn argument<'b>(value: &'b str, kind: Option<ArgumentType>) -> Box<dyn Val + 'b> {
+    let typed: Option<Box<dyn Val + 'b>> = match kind {
+        Some(ArgumentType::Integer) => {
+            let number = value.parse::<i64>();
+            number.ok().map(|it| Box::new(CelInt::from(it)) as _)
+        }
+        Some(ArgumentType::Number) => {
+            let number = value.parse::<f64>();
+            number.ok().map(|it| Box::new(CelDouble::from(it)) as _)
+        }
+        Some(ArgumentType::Boolean) => {
+            let truth = value.parse::<bool>();
+            truth.ok().map(|it| Box::new(CelBool::from(it)) as _)
+        }
+        Some(ArgumentType::String) | None => None,
+    };
+    typed.unwrap_or_else(|| Box::new(CelString::from(value)))
 }
 
 fn number(number: i64) -> CowVal<'static, 'static> {

@@ -71,6 +71,9 @@ impl Checking<'_> {
                 values: vec![value.value.clone()],
             });
         }
+        if let (Some(server), Some(name)) = (&server, &message.name) {
+            self.types(server, name, message)?;
+        }
         let call = message.name.as_ref().map(|_| CALL.to_owned());
         Some(Tool {
             server: server?,
@@ -81,6 +84,31 @@ impl Checking<'_> {
             not_understood: not_understood.map(|_| "the test says so".to_owned()),
             ..Tool::default()
         })
+    }
+
+    /// What is not of the type that an argument has is in no call that can be read.
+    fn types(&mut self, server: &str, name: &str, message: &RawMessage) -> Option<()> {
+        let server = self.policy.tool_server_named(server).cloned();
+        let mut routes = server.iter().flat_map(|server| &server.routes.0);
+        let route = routes.find(|it| it.name == name);
+        for (pointer, value) in &message.arguments {
+            let kind = route.and_then(|route| route.type_of(pointer));
+            if let Some(kind) = kind.filter(|kind| !kind.fits(&value.value)) {
+                let what = format!(
+                    "`{}` is no `{kind}`, as `types` of `{}` has `{}`, so that such a call cannot be read",
+                    quoted(&value.value),
+                    quoted(name),
+                    quoted(pointer)
+                );
+                let hint = format!(
+                    "write {}; to test what cannot be read, say `not_understood: true` and nothing else",
+                    kind.form()
+                );
+                self.error(value.place, what, &hint);
+                return None;
+            }
+        }
+        Some(())
     }
 
     fn server(&mut self, raw: &At<String>) -> Option<String> {
