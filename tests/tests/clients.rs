@@ -82,6 +82,8 @@ mod storm;
 mod telemetry;
 #[path = "clients/tunnels.rs"]
 mod tunnels;
+#[path = "clients/typed.rs"]
+mod typed;
 #[path = "clients/unchanged.rs"]
 mod unchanged;
 #[path = "clients/upstreams.rs"]

@@ -88,7 +88,7 @@ fn told(decision: &Decision) -> String {
 }
 
 /// What the record has of requests, in their order, once there are as many.
-fn calls(room: &Room<'_>, count: usize) -> Result<Vec<Decision>> {
+pub(crate) fn calls(room: &Room<'_>, count: usize) -> Result<Vec<Decision>> {
     wait_until("the calls", LATE, || {
         let decisions = room.guard.verdicts().ok()?.into_iter();
         let calls = decisions.filter(|it| it.action.tool.is_some());
@@ -98,7 +98,12 @@ fn calls(room: &Room<'_>, count: usize) -> Result<Vec<Decision>> {
 }
 
 /// Sends one request after the other. Each goes through without the guard.
-fn send(world: &World, room: &Room<'_>, curl: &Program, cases: &[&[&str]]) -> Result<Vec<Output>> {
+pub(crate) fn send(
+    world: &World,
+    room: &Room<'_>,
+    curl: &Program,
+    cases: &[&[&str]],
+) -> Result<Vec<Output>> {
     let options = ["-sS", "--max-time", "20", "-w", "\n%{http_code}"];
     let mut outputs = Vec::new();
     for case in cases {
@@ -111,7 +116,7 @@ fn send(world: &World, room: &Room<'_>, curl: &Program, cases: &[&[&str]]) -> Re
     Ok(outputs)
 }
 
-fn status(output: &Output) -> &str {
+pub(crate) fn status(output: &Output) -> &str {
     output.stdout.rsplit('\n').next().unwrap_or_default()
 }
 

@@ -483,7 +483,7 @@ fn what_is_wrong_is_told_in_its_place() {
         ),
         (
             "{name: a, api: mcp, hosts: [a.example], types: {page: integer}}",
-            "p.yaml:2:62: error: unknown key `types`",
+            "p.yaml:2:56: error: unknown key `types`",
         ),
         (
             "{name: a, api: http, hosts: [a.example], tools: [{name: x, method: [GET], path: '/a}b'}]}",

@@ -146,6 +146,8 @@ async fn arguments_of_tools_are_changed_in_each_message() {
             r#"{"token":"[redacted]"}"#,
             1,
         ),
+        // A number with a type is bounded as any other.
+        ("/tracker/x/issues", r#"{"limit":10}"#, r#"{"limit":9}"#, 1),
         ("/tracker/x/issues", "", "", 1),
         (
             "/guide/rpc",
@@ -175,6 +177,8 @@ async fn arguments_that_stand_elsewhere_are_not_sent() {
     for (path, fields, body, told) in [
         ("/tracker/x/issues?Token=t", "", "{}", "in the target"),
         ("/tracker/by-token/t/x", "", "{}", "in the target"),
+        // Whether it is a text or has a type.
+        ("/tracker/x/issues?limit=10", "", "{}", "in the target"),
         ("/guide/tasks/1:cancel?token=t", "", "{}", "in the target"),
         (
             "/guide/v1/message:send",
@@ -200,6 +204,12 @@ async fn arguments_that_stand_elsewhere_are_not_sent() {
     let unread = (Verdict::Deny, ReasonCode::NotUnderstood);
     for (form, told, expected) in [
         ("token=t", "it is a form", vec![ALLOWED, REFUSED]),
+        ("limit=10", "it is a form", vec![ALLOWED, REFUSED]),
+        (
+            "limit=ten",
+            "the argument `limit` is no `integer`",
+            vec![unread],
+        ),
         ("\"&token=t&x=\"", "cannot be read", vec![unread]),
         ("{\"a\":\"=1&token=t&x=\"}", "cannot be read", vec![unread]),
     ] {
