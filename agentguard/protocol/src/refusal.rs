@@ -266,7 +266,7 @@ impl Refusal<'_> {
     }
 
     /// The end of a stream of answers that must not go on: what clients of this endpoint take for an error where events
-    /// come in this.
+    /// come in this. In a list it is an item, as Google's servers end theirs: see [`crate::json::Place::ends_with`].
     #[must_use]
     pub fn stream_event(&self, endpoint: Endpoint, stream: Stream) -> Vec<u8> {
         let body = |api| self.llm_response(api).into_body();
@@ -274,6 +274,7 @@ impl Refusal<'_> {
             Stream::Events => {}
             Stream::Lines => return [&body(endpoint.api())[..], b"\n"].concat(),
             Stream::Messages => return self.aws_exception(),
+            Stream::List => return body(endpoint.api()).into(),
         }
         let (event, data) = match endpoint {
             Endpoint::Messages | Endpoint::MessagesTokens | Endpoint::PredictMessages { .. } => {

@@ -9,6 +9,7 @@ pub mod edit;
 mod names;
 mod number;
 mod path;
+mod place;
 mod pointer;
 mod scanner;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod tree;
 
 pub use names::same_name;
 pub use path::{Part, Path};
+pub use place::Place;
 pub use pointer::{NoPointer, Pointer};
 pub use scanner::{Event, Kind, Scanner, Sink};
 pub use tree::{Builder, NODE, Reader, Value};

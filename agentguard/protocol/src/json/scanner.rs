@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher, RandomState};
 
 use super::number::is_number;
-use super::{Fault, MAX_DEPTH, MAX_NAME, MAX_NAMES, MAX_NUMBER, Path};
+use super::{Fault, MAX_DEPTH, MAX_NAME, MAX_NAMES, MAX_NUMBER, Path, Place};
 
 /// What has more than one part.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -209,6 +209,21 @@ impl Scanner {
             State::Literal if self.depth == 0 => self.literal_ends(self.before, sink),
             State::After if self.depth == 0 => Ok(()),
             _ => Err(Fault::Unfinished),
+        }
+    }
+
+    /// Where in a list the document stands, if it is one and nothing of an item is under way. After a fault nobody knows.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        let level = self.depth.checked_sub(1).and_then(|at| self.levels.get(at));
+        match (self.depth, self.state) {
+            (0, State::Value { .. }) => Some(Place::Before),
+            (0, State::After) => Some(Place::Over),
+            (1, _) if level.is_none_or(|level| level.object) => None,
+            (1, State::Value { or_end: true }) => Some(Place::Opened),
+            (1, State::Value { or_end: false }) => Some(Place::Next),
+            (1, State::After) => Some(Place::Behind),
+            _ => None,
         }
     }
 

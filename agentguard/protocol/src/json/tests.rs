@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{Event, Fault, Kind, MAX_DEPTH, MAX_NAME, MAX_NAMES, Part, Path, Scanner, Sink};
+use super::{Event, Fault, Kind, MAX_DEPTH, MAX_NAME, MAX_NAMES, Part, Path, Place, Scanner, Sink};
 
 /// Writes a document down again, and keeps the bytes of what is at `raw`.
 #[derive(Default)]
@@ -360,4 +360,47 @@ fn no_more_is_kept_than_there_is_room_for() {
     assert!(kept(&long, 1100, 64).is_ok());
     let named = format!("{{\"{}\":{{}}}}", "x".repeat(1000));
     assert_eq!(kept(&named, 1000, 64), Err(Fault::Large));
+}
+
+/// Wherever a list stands between its items it can be ended there, and nowhere else.
+#[test]
+fn a_list_that_comes_can_be_ended_between_its_items() {
+    let text = r#" [ {"a":[{}, "]},{["]} ,1, [[]] , "x" , null , {} ] "#;
+    let mut scanner = Scanner::default();
+    let mut places = Vec::new();
+    for (at, byte) in text.bytes().enumerate() {
+        scanner.push(&[byte], &mut Written::default()).unwrap();
+        let before = &text[..=at];
+        let Some(place) = scanner.place() else {
+            continue;
+        };
+        let ended = [before.as_bytes(), &place.ends_with(b"{\"last\":1}")].concat();
+        let ended: Value = serde_json::from_slice(&ended).unwrap();
+        let items = ended.as_array().unwrap();
+        if place == Place::Over {
+            assert_eq!(*items, *serde_json::from_str::<Vec<Value>>(text).unwrap());
+        } else {
+            assert_eq!(items.last().unwrap()["last"], 1, "{before}");
+        }
+        if places.last() != Some(&place) {
+            places.push(place);
+        }
+    }
+    // A number ends with what stands behind it.
+    let item = [Place::Behind, Place::Next];
+    let expected = [
+        &[Place::Before, Place::Opened][..],
+        &item.repeat(4),
+        &[Place::Behind, Place::Over],
+    ];
+    assert_eq!(places, expected.concat());
+    // What is no list has no places but its ends.
+    let mut scanner = Scanner::default();
+    let object = br#"{"a":[1,2]}"#;
+    for byte in &object[..object.len() - 1] {
+        scanner.push(&[*byte], &mut Written::default()).unwrap();
+        assert_eq!(scanner.place(), None);
+    }
+    scanner.push(b"}", &mut Written::default()).unwrap();
+    assert_eq!(scanner.place(), Some(Place::Over));
 }

@@ -19,7 +19,7 @@ use super::{
     tools::Tools,
 };
 use crate::eventstream;
-use crate::json::{Event, Scanner, Sink};
+use crate::json::{Event, Place, Scanner, Sink};
 
 /// Reads an answer: [`Self::whole`] where it is one document, [`Self::data`] and [`Self::event_ends`] where it is a
 /// stream of events, [`Self::lines`] where each of its lines is a document. What is not understood passes; it is
@@ -187,7 +187,11 @@ impl Form {
             Self::Chat(chat) => return Ok(chat.asks().map(str::to_owned).collect()),
             Self::Responses(responses) => &responses.answer,
             Self::Messages(messages) => &messages.answer,
-            Self::Gemini(gemini) => &gemini.answer,
+            // Of a list it is asked for between items, before the document is over.
+            Self::Gemini(gemini) => match &gemini.fault {
+                Some(fault) => return Err(fault.clone()),
+                None => &gemini.answer,
+            },
             Self::Ollama(ollama) => &ollama.answer,
             Self::Converse(converse) => &converse.answer,
             Self::Cohere(cohere) => &cohere.answer,
@@ -372,6 +376,18 @@ impl AnswerReader {
             return Err(fault.clone());
         }
         self.form.asks()
+    }
+
+    /// Where in a list the one document stands: see [`Scanner::place`]. None also where it cannot be read.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        self.scanner.place().filter(|_| self.fault.is_none())
+    }
+
+    /// Whether nothing behind what has come can be read.
+    #[must_use]
+    pub const fn is_lost(&self) -> bool {
+        self.fault.is_some()
     }
 
     /// The one document is over, where it is one.

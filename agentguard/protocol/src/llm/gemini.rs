@@ -16,7 +16,7 @@ pub(super) struct Gemini {
     candidate: Candidate,
     /// How many tool calls were told of.
     calls: u64,
-    fault: Option<NotUnderstood>,
+    pub(super) fault: Option<NotUnderstood>,
 }
 
 /// Tokens as Google counts them. What was cached is input; the results of its own tools are no prompt, and thoughts

@@ -136,6 +136,8 @@ pub enum Stream {
     Lines,
     /// Messages of AWS's event stream.
     Messages,
+    /// Items of one list.
+    List,
 }
 
 /// Where calls go.
@@ -426,6 +428,12 @@ impl Endpoint {
             | Self::Invoke { stream, .. } => Some(stream),
             _ => None,
         }
+    }
+
+    /// Whether an answer of JSON is a list that comes item by item: Google's, where a request does not ask for events.
+    #[must_use]
+    pub const fn streams_list(self) -> bool {
+        matches!(self, Self::GenerateContent { stream: true })
     }
 
     /// Whether a request is for it whatever its method is: nothing else is there, and Google's servers take

@@ -125,6 +125,10 @@ fn a_stream_ends_with_an_event_that_its_client_takes_for_an_error() {
     }
     let line = refusal.stream_event(Endpoint::OllamaChat, Stream::Lines);
     assert_eq!(line, b"{\"error\":\"no more\"}\n");
+    let list = Endpoint::GenerateContent { stream: true };
+    let item = refusal.stream_event(list, Stream::List);
+    let error = r#"{"error":{"code":403,"message":"no more","status":"PERMISSION_DENIED"}}"#;
+    assert_eq!(item, error.as_bytes());
     let converse = Endpoint::Converse { stream: true };
     let message = refusal.stream_event(converse, Stream::Messages);
     let [message] = eventstream::messages(&message).unwrap()[..] else {

@@ -405,7 +405,8 @@ impl<R: Recorder> ResponseBody<R> {
         reading: Option<Reading>,
     ) -> Self {
         let ended = inner.is_end_stream();
-        let counted = inner.size_hint().exact().is_some();
+        let mut counted = inner.size_hint().exact().is_some();
+        counted &= !reading.as_ref().is_some_and(Reading::is_list);
         if reading.as_ref().is_some_and(Reading::counts) {
             // None have come yet, and the outcome says so.
             account.messages();
@@ -468,15 +469,15 @@ impl<R: Recorder> ResponseBody<R> {
     /// What the client is told in place of the rest; where that cannot be said, that it breaks off.
     fn last_words(&mut self, denied: &Decided) -> Result<Frame<Bytes>, BodyFailed> {
         // Nothing that its server does not count, and nothing behind half an event.
-        let counted = self.counted;
-        let between = match (&self.checked, &self.reading) {
-            // What has gone are whole events.
-            (Some(_), Some(_)) => true,
-            (None, Some(reading)) => self.in_hand.is_none() && reading.is_between(),
-            (_, None) => false,
-        };
-        let reading = self.reading.as_ref().filter(|_| between && !counted);
-        let words = reading.and_then(|reading| reading.last_words(denied));
+        let reading = self.reading.as_ref().filter(|_| !self.counted);
+        let words = reading.and_then(|reading| {
+            let gone = match &self.checked {
+                // What has gone are whole events.
+                Some(checked) => checked.gone(),
+                None => reading.place().filter(|_| self.in_hand.is_none()),
+            };
+            reading.last_words(denied, gone?)
+        });
         self.over = words.is_some();
         words.map(Frame::data).ok_or(BodyFailed::Revoked)
     }
@@ -658,9 +659,7 @@ impl<R: Recorder> Body for ResponseBody<R> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let checks = self.checked.as_ref().map(Checked::checks);
-        let hides = self.checked.as_ref().is_some_and(Checked::hides_usage);
-        if hides || checks.is_some_and(Checks::may_cut) {
+        if !self.counted {
             return SizeHint::default();
         }
         let mut hint = self.inner.size_hint();

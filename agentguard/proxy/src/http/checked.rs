@@ -3,11 +3,13 @@
 //!
 //! An event is passed on once it was read as a whole, and with it the names of tools that it brings; an answer that
 //! is one document as a whole. What cannot be read may ask for any tool. What a rule has cut out of an answer goes on
-//! without. A line is an event, too, and so is a message of AWS's event stream.
+//! without. A line is an event, too, and so is a message of AWS's event stream, and an item of a list with what stands
+//! before it.
 
 use std::task::{Context, Poll, ready};
 
 use agentguard_decision::Decided;
+use agentguard_protocol::json::Place;
 use agentguard_protocol::llm::{Cutter, Stream, Uncut, usage};
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -30,6 +32,9 @@ pub(crate) struct Checked {
     ends: bool,
     /// What may go.
     out: BytesMut,
+    /// How much of a list that is, with what has gone; of other streams, that something may be said behind it. None in the
+    /// middle of a document.
+    gone: Option<Place>,
     /// Whether the event that tells of usage alone does not go on.
     hides_usage: bool,
 }
@@ -43,6 +48,7 @@ impl Checked {
             event: BytesMut::new(),
             ends: false,
             out: BytesMut::new(),
+            gone: Some(Place::Before),
             hides_usage: false,
         }
     }
@@ -55,9 +61,9 @@ impl Checked {
         }
     }
 
-    /// Whether an event that tells of usage alone does not go on.
-    pub(crate) const fn hides_usage(&self) -> bool {
-        self.hides_usage
+    /// What has gone, where something may be said behind it. All that may go has been given.
+    pub(crate) const fn gone(&self) -> Option<Place> {
+        self.gone
     }
 
     /// Takes more of the stream. All of what was taken before has been given.
@@ -157,21 +163,34 @@ impl Checked {
     /// # Errors
     /// It may not: what is to be cut out of it cannot be.
     fn go_on(&mut self, reading: &Reading) -> Result<(), Decided> {
-        let (event, stream) = (&self.event, reading.plain_stream());
+        let (event, gone, came) = (&self.event, self.gone, reading.place());
+        let write = |cutter: &mut Cutter| match reading.plain_stream() {
+            Some(Stream::List) => {
+                let gone = gone.ok_or(Uncut::Begun)?;
+                cutter.list(event, gone, came == Some(Place::Over))
+            }
+            stream => Ok(written(cutter, event, stream)?.map(|bytes| (bytes, Place::Behind))),
+        };
         let goes = loop {
             self.asking = self.checks.next();
             if self.asking.is_some() {
                 return Ok(());
             }
-            let goes = self.checks.written(|cutter| written(cutter, event, stream));
+            let goes = self.checks.written(write);
             if let Some(goes) = goes? {
                 break goes;
             }
         };
         match goes {
             _ if self.hides_usage && usage::is_alone(&self.event) => {}
-            Goes::AsItCame => self.out.extend_from_slice(self.event.chunk()),
-            Goes::Instead(instead) => self.out.extend_from_slice(&instead),
+            Goes::AsItCame => {
+                self.out.extend_from_slice(self.event.chunk());
+                self.gone = came;
+            }
+            Goes::Instead((instead, gone)) => {
+                self.out.extend_from_slice(&instead);
+                self.gone = Some(gone);
+            }
         }
         self.event.clear();
         Ok(())
@@ -188,7 +207,7 @@ fn written(
         Some(Stream::Events) => return cutter.sse(event),
         Some(Stream::Messages) => return cutter.event_stream(event),
         Some(Stream::Lines) => {}
-        None => return Err(Uncut::Form),
+        Some(Stream::List) | None => return Err(Uncut::Form),
     }
     let instead = cutter.message(event)?;
     Ok(instead.map(|lines| {

@@ -518,8 +518,10 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 {
                     reading.hears_what_is_written();
                 }
+                // A list may have to end otherwise.
                 if checks.as_ref().is_some_and(Checks::may_cut)
                     || checks.is_some() && account.hides_usage()
+                    || reading.as_ref().is_some_and(Reading::is_list)
                 {
                     parts.headers.remove(header::CONTENT_LENGTH);
                 }

@@ -1,9 +1,12 @@
-//! Of what an answer consists: one document, or many in one of the forms in which streams come.
+//! Of what an answer consists: one document, or many in one of the forms in which streams come. A list whose items come
+//! one by one is a stream as well, though all of it is one document.
 
 use agentguard_protocol::eventstream;
+use agentguard_protocol::json::Place;
 use agentguard_protocol::llm::{NotUnderstood, Stream};
 use agentguard_protocol::sse::{Piece, Pieces};
 
+use crate::http::reading::is_json;
 use crate::http::says::Says;
 
 /// The most bytes that are kept of a line that is no data.
@@ -13,6 +16,13 @@ const MAX_LINE: usize = 4 * 1024;
 pub(super) enum Framing {
     /// One document of JSON.
     Document,
+    /// One that is a list, whose items come one by one.
+    List {
+        /// Where it stands, if that is between items.
+        place: Option<Place>,
+        /// Whether nothing behind what has come can be read.
+        lost: bool,
+    },
     /// An event stream, whose events are counted.
     Events(Pieces),
     /// A document in each line.
@@ -25,8 +35,9 @@ pub(super) enum Framing {
 }
 
 impl Framing {
-    /// The form of an answer of this type. None where nobody can say.
-    pub(super) fn of(kind: &str) -> Option<Self> {
+    /// The form of an answer of this type. None where nobody can say. `list`: what is JSON is a list whose items come one
+    /// by one.
+    pub(super) fn of(kind: &str, list: bool) -> Option<Self> {
         let kind = kind.to_ascii_lowercase();
         Some(match kind.as_str() {
             "text/event-stream" => Self::Events(Pieces::new(MAX_LINE)),
@@ -34,8 +45,11 @@ impl Framing {
                 Self::Lines { between: true }
             }
             "application/vnd.amazon.eventstream" => Self::Messages(eventstream::Reader::default()),
-            "" | "application/json" => Self::Document,
-            kind if kind.ends_with("+json") => Self::Document,
+            kind if is_json(kind) && list => Self::List {
+                place: Some(Place::Before),
+                lost: false,
+            },
+            kind if is_json(kind) => Self::Document,
             _ => return None,
         })
     }
@@ -49,6 +63,7 @@ impl Framing {
     pub(super) const fn stream(&self) -> Option<Stream> {
         match self {
             Self::Document => None,
+            Self::List { .. } => Some(Stream::List),
             Self::Events(_) => Some(Stream::Events),
             Self::Lines { .. } => Some(Stream::Lines),
             Self::Messages(_) => Some(Stream::Messages),
@@ -61,7 +76,18 @@ impl Framing {
             Self::Events(events) => events.is_between(),
             Self::Lines { between } => *between,
             Self::Messages(messages) => messages.is_between(),
+            // Its bracket and commas belong to what comes behind them.
+            Self::List { place, .. } => matches!(place, Some(Place::Behind | Place::Over)),
             Self::Document => false,
+        }
+    }
+
+    /// Where a list would stand if all that came were passed on; the same of other streams, where something may be said
+    /// behind what came. None in the middle of a document.
+    pub(super) fn place(&self) -> Option<Place> {
+        match self {
+            Self::List { place, .. } => *place,
+            _ => self.is_between().then_some(Place::Behind),
         }
     }
 
@@ -69,6 +95,10 @@ impl Framing {
     pub(super) fn within(&self, bytes: &[u8]) -> usize {
         let end = match self {
             Self::Messages(messages) => messages.missing(),
+            Self::List { .. } => {
+                let ends = |byte: &u8| matches!(byte, b'}' | b']');
+                bytes.iter().position(ends).map(|end| end + 1)
+            }
             Self::Document | Self::Events(_) | Self::Lines { .. } => {
                 let breaks = |byte: &u8| matches!(byte, b'\r' | b'\n');
                 bytes.iter().position(breaks).map(|end| end + 1)
@@ -81,6 +111,7 @@ impl Framing {
     pub(super) fn is_lost(&self) -> bool {
         match self {
             Self::Messages(messages) => messages.missing().is_none(),
+            Self::List { lost, .. } => *lost,
             Self::Document | Self::Events(_) | Self::Lines { .. } => false,
         }
     }
@@ -94,7 +125,7 @@ impl Framing {
                     says.malformed(fault.into());
                 }
             }
-            Self::Document => says.ends(false),
+            Self::Document | Self::List { .. } => says.ends(false),
             Self::Events(_) | Self::Lines { .. } => says.ends(true),
         }
     }
@@ -139,6 +170,12 @@ impl Framing {
             Self::Document => {
                 if let Some(says) = says {
                     says.whole(bytes);
+                }
+            }
+            Self::List { place, lost } => {
+                if let Some(says) = says {
+                    says.whole(bytes);
+                    (*place, *lost) = says.place();
                 }
             }
         }

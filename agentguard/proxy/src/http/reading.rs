@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use agentguard_decision::Decided;
 use agentguard_protocol::content::{Codings, Decoder, Undecodable};
+use agentguard_protocol::json::Place;
 use agentguard_protocol::llm::{Stream, Written};
 use agentguard_protocol::refusal::Refusal;
 use bytes::Bytes;
@@ -47,7 +48,8 @@ impl Reading {
         room: impl FnOnce(usize) -> Option<Decoding>,
     ) -> Result<Option<Self>, String> {
         let kind = kind(fields);
-        let framing = match Framing::of(kind) {
+        let lists = answering.is_some_and(Answering::lists);
+        let framing = match Framing::of(kind, lists) {
             Some(framing) if framing.counts() || answering.is_some() => framing,
             None if answering.is_some() => {
                 return Err(format!("its type is `{}`", kind.escape_debug()));
@@ -138,6 +140,16 @@ impl Reading {
         self.framing.is_between()
     }
 
+    /// What has come, where something may be said behind it: see [`Framing::place`].
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.framing.place()
+    }
+
+    /// Whether it is a list that is read item by item.
+    pub(crate) const fn is_list(&self) -> bool {
+        matches!(self.plain_stream(), Some(Stream::List))
+    }
+
     /// In what it comes, where it is read event by event as it does.
     pub(crate) const fn plain_stream(&self) -> Option<Stream> {
         match self.decoder {
@@ -188,8 +200,8 @@ impl Reading {
     }
 
     /// What a client is told last where it may have no more of a stream of a language model's: an error, in its
-    /// provider's words. None where it would not be read as one: in a coding.
-    pub(crate) fn last_words(&self, denied: &Decided) -> Option<Bytes> {
+    /// provider's words. None where it would not be read as one: in a coding. `gone`: what the client has got.
+    pub(crate) fn last_words(&self, denied: &Decided, gone: Place) -> Option<Bytes> {
         let (Some(stream), Some(Says::Llm(_, endpoint))) = (self.plain_stream(), &self.says) else {
             return None;
         };
@@ -200,7 +212,11 @@ impl Reading {
             spent: denied.spent(),
             retry_after: denied.retry_after(),
         };
-        Some(refusal.stream_event(*endpoint, stream).into())
+        let event = refusal.stream_event(*endpoint, stream);
+        Some(match stream {
+            Stream::List => gone.ends_with(&event).into(),
+            Stream::Events | Stream::Lines | Stream::Messages => event.into(),
+        })
     }
 
     /// The rest cannot be decoded. What nobody counts on passes all the same.

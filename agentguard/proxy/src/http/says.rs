@@ -4,6 +4,7 @@ use agentguard_model::{LlmAnswer, ToolAnswer};
 use agentguard_protocol::api::a2a;
 use agentguard_protocol::content::Undecodable;
 use agentguard_protocol::eventstream;
+use agentguard_protocol::json::Place;
 use agentguard_protocol::llm::{self, Endpoint, NotUnderstood};
 use agentguard_protocol::mcp;
 use http::HeaderMap;
@@ -35,6 +36,11 @@ impl Said {
 }
 
 impl Answering {
+    /// Whether what is JSON is a list whose items come one by one.
+    pub(super) const fn lists(self) -> bool {
+        matches!(self, Self::Llm(endpoint) if endpoint.streams_list())
+    }
+
     /// An answer of which nothing is known, for this reason.
     pub(crate) fn unread(self, why: String) -> Said {
         let why = Some(why);
@@ -133,6 +139,14 @@ impl Says {
     pub(super) fn malformed(&mut self, why: NotUnderstood) {
         if let Self::Llm(reader, _) = self {
             reader.give_up(why);
+        }
+    }
+
+    /// Where the one document stands, which is a list, if that is between its items; and whether it cannot be read any more.
+    pub(super) fn place(&self) -> (Option<Place>, bool) {
+        match self {
+            Self::Llm(reader, _) => (reader.place(), reader.is_lost()),
+            Self::Tools(_) | Self::Agent(_) => (None, true),
         }
     }
 

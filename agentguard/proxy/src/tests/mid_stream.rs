@@ -6,27 +6,26 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::asked_tools::{chunk, refused};
-use super::http::read_response;
-use super::{Rules, World, by_name, read_all, read_some, read_until, write};
+use super::{Rules, World, by_name, read_some, read_until, write};
 
 const GEMINI: &str = "/v1beta/models/small:streamGenerateContent?alt=sse";
-const GEMINI_LIST: &str = "/v1beta/models/small:streamGenerateContent";
+pub(super) const GEMINI_LIST: &str = "/v1beta/models/small:streamGenerateContent";
 
 /// A form in which a stream comes.
-struct Form {
-    rules: Rules,
-    path: &'static str,
+pub(super) struct Form {
+    pub(super) rules: Rules,
+    pub(super) path: &'static str,
     call: Value,
     kind: &'static str,
     /// What comes first, and what asks for `shell`.
-    events: [String; 2],
+    pub(super) events: [String; 2],
     /// How the last event begins, behind which comes the reason.
     error: &'static str,
     /// How it ends.
     end: &'static str,
 }
 
-fn forms() -> Vec<Form> {
+pub(super) fn forms() -> Vec<Form> {
     let sse = |event: Value| format!("data: {event}\r\n\r\n");
     let named = |event: Value| {
         let kind = event["type"].as_str().unwrap();
@@ -51,6 +50,21 @@ fn forms() -> Vec<Form> {
             ],
             error: r#"data: {"error":{"code":403,"message":""#,
             end: "\",\"status\":\"PERMISSION_DENIED\"}}\n\n",
+        },
+        Form {
+            rules: Rules::GeminiAsked,
+            path: GEMINI_LIST,
+            call: json!({ "contents": [] }),
+            kind: "application/json",
+            events: [
+                format!("[{}", gemini(json!({ "text": "x" }))),
+                format!(
+                    ",\r\n{}",
+                    gemini(json!({ "functionCall": { "name": "shell", "args": {} } }))
+                ),
+            ],
+            error: r#",{"error":{"code":403,"message":""#,
+            end: "\",\"status\":\"PERMISSION_DENIED\"}}]",
         },
         Form {
             rules: Rules::CohereAsked,
@@ -83,7 +97,7 @@ fn forms() -> Vec<Form> {
 }
 
 /// A call of which the upstream has got all, and begun to answer.
-async fn begun(world: &World, form: &Form) -> (TcpStream, TcpStream) {
+pub(super) async fn begun(world: &World, form: &Form) -> (TcpStream, TcpStream) {
     let mut client = world.connect().await;
     let body = form.call.to_string();
     let head = format!(
@@ -106,7 +120,7 @@ async fn begun(world: &World, form: &Form) -> (TcpStream, TcpStream) {
     (client, upstream)
 }
 
-async fn read_chunk(client: &mut TcpStream) -> String {
+pub(super) async fn read_chunk(client: &mut TcpStream) -> String {
     let size = read_until(client, "\r\n").await;
     let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
     let chunk = read_some(client, size + 2).await;
@@ -114,15 +128,18 @@ async fn read_chunk(client: &mut TcpStream) -> String {
 }
 
 /// The rest of the answer is one event, which is the error for this reason, and its end.
-async fn ends(client: &mut TcpStream, form: &Form, reason: &str) {
+pub(super) async fn ends(client: &mut TcpStream, form: &Form, reason: &str) {
     let last = read_chunk(client).await;
     assert!(last.starts_with(form.error), "{last}");
     assert!(last.ends_with(form.end), "{last}");
     assert!(last.contains(reason), "{last}");
     assert!(last.contains("(agentguard explain "), "{last}");
     assert!(!last.contains(r#""shell""#), "{last}");
-    let data = last.rsplit("data: ").next().unwrap();
-    let _: Value = serde_json::from_str(data).unwrap();
+    let data = match form.path {
+        GEMINI_LIST => format!("{}{last}", form.events[0]),
+        _ => last.rsplit("data: ").next().unwrap().to_owned(),
+    };
+    let _: Value = serde_json::from_str(&data).unwrap();
     assert_eq!(read_until(client, "\r\n\r\n").await, "0\r\n\r\n");
 }
 
@@ -139,7 +156,7 @@ async fn a_stream_that_asks_for_what_is_denied_ends_with_an_error_of_its_provide
 }
 
 /// The call's own record says by which decision it ended.
-fn ended(decisions: &[Decision]) {
+pub(super) fn ended(decisions: &[Decision]) {
     let mut calls = decisions
         .iter()
         .filter(|it| it.action.kind == ActionKind::LlmCall);
@@ -158,52 +175,4 @@ async fn a_stream_that_the_policy_comes_to_deny_ends_with_an_error_of_its_provid
         drop((client, upstream));
         ended(&world.end().await);
     }
-}
-
-/// Google's list has no place for an error but its end: in the middle of it the answer breaks off, which no client
-/// takes for a whole one.
-#[tokio::test]
-async fn a_list_that_the_policy_comes_to_deny_breaks_off() {
-    let [mut form, ..] = <[Form; 3]>::try_from(forms()).ok().unwrap();
-    form.path = GEMINI_LIST;
-    form.kind = "application/json";
-    form.rules = Rules::CallsByPath;
-    form.events[0] = r#"[{"candidates":[{"content":{"parts":[{"text":"x"}]}}]}"#.to_owned();
-    let world = by_name(form.rules).build().await;
-    let (mut client, upstream) = begun(&world, &form).await;
-    world.change(Rules::Deny);
-    let rest = read_all(&mut client).await.unwrap_or_default();
-    assert!(!rest.ends_with(b"0\r\n\r\n"), "{rest:?}");
-    drop((client, upstream));
-    ended(&world.end().await);
-}
-
-/// Where rules look at what is asked for, the list is one answer, and is refused as one.
-#[tokio::test]
-async fn a_list_that_asks_for_what_is_denied_is_refused() {
-    let world = by_name(Rules::GeminiAsked).build().await;
-    let mut client = world.connect().await;
-    let head = format!("POST {GEMINI_LIST} HTTP/1.1\r\nHost: api.example\r\nContent-Length: 2");
-    write(&mut client, format!("{head}\r\n\r\n{{}}")).await;
-    let mut upstream = world.accept().await;
-    read_until(&mut upstream, "\r\n\r\n{}").await;
-    let part = json!({ "functionCall": { "name": "shell", "args": {} } });
-    let answer = json!([{ "candidates": [{ "content": { "parts": [{ "text": "x" }] } }] },
-        { "candidates": [{ "content": { "parts": [part] } }] }]);
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked";
-    for piece in [
-        format!("{head}\r\n\r\n"),
-        chunk(&answer.to_string()),
-        "0\r\n\r\n".to_owned(),
-    ] {
-        write(&mut upstream, piece).await;
-    }
-    let (head, told) = read_response(&mut client).await;
-    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
-    assert!(
-        told.starts_with(r#"{"error":{"code":403,"message":"No shell."#),
-        "{told}"
-    );
-    drop((client, upstream));
-    refused(&world.end().await);
 }

@@ -24,6 +24,7 @@ mod http2;
 mod inspect;
 mod interims;
 mod kept;
+mod lists;
 mod live;
 mod live_said;
 mod messages;
@@ -145,7 +146,11 @@ enum Rules {
     CallsKnown,
     /// As [`Self::CallsAsked`], where the name is Google's.
     GeminiAsked,
-    /// The same, where it is Cohere's.
+    /// The same, where what is asked for is cut out of the answer.
+    GeminiCut,
+    /// The name is Google's, with a budget of 300 tokens of output.
+    GeminiFew,
+    /// As [`Self::GeminiAsked`], where the name is Cohere's.
     CohereAsked,
     /// The same, where it is a server of Ollama's.
     OllamaAsked,
@@ -498,7 +503,8 @@ fn policy(rules: Rules) -> Policy {
         | Rules::Edited
         | Rules::Kept => "[{ name: ours, api: openai, hosts: [api.example] }]",
         Rules::CallsKnown => "[{ name: openai, api: openai, hosts: [api.example] }]",
-        Rules::CallsByPath | Rules::GeminiAsked => {
+        Rules::GeminiFew => "[{ name: gemini, api: gemini, hosts: [api.example] }]",
+        Rules::CallsByPath | Rules::GeminiAsked | Rules::GeminiCut => {
             "[{ name: ours, api: gemini, hosts: [api.example] }]"
         }
         Rules::CohereAsked => "[{ name: ours, api: cohere, hosts: [api.example] }]",
@@ -519,7 +525,9 @@ fn policy(rules: Rules) -> Policy {
         _ => "[]",
     };
     let budgets = match rules {
-        Rules::CallsFew => "[{ id: out, unit: output_tokens, limit: 300, window: day }]",
+        Rules::CallsFew | Rules::GeminiFew => {
+            "[{ id: out, unit: output_tokens, limit: 300, window: day }]"
+        }
         Rules::CallsEach => {
             "[{ id: out, unit: output_tokens, limit: 100000, window: day, per: [model] }]"
         }
@@ -643,6 +651,7 @@ fn policy(rules: Rules) -> Policy {
         }
         Rules::CallsUnread
         | Rules::CallsFew
+        | Rules::GeminiFew
         | Rules::CallsMany
         | Rules::CallsEach
         | Rules::CallsTimed
@@ -677,7 +686,7 @@ fn policy(rules: Rules) -> Policy {
             "[{ id: fetched, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example], llm: { operation: [retrieval] } } }]"
         }
-        Rules::CallsCut | Rules::AwsCut => {
+        Rules::CallsCut | Rules::AwsCut | Rules::GeminiCut => {
             "[{ id: all, action: allow, handling: inspect, resolved_ranges: [127.0.0.0/8], \
                 match: { host: [api.example] } }, \
               { id: shell, action: deny, reason: No shell., answer: cut, \

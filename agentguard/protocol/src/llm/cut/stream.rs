@@ -1,7 +1,7 @@
 //! Events as they come on the wire, each whole.
 
 use super::{Cutter, Event, Fate, MAX_EVENT, Uncut};
-use crate::json::Value;
+use crate::json::{Place, Value};
 use crate::sse::Parser;
 
 /// What some streams end with in place of a document.
@@ -61,6 +61,71 @@ impl Cutter {
             Fate::Goes => None,
             Fate::Instead(events) => Some(events.iter().map(|it| it.data.written()).collect()),
         })
+    }
+
+    /// The next items of a stream that is one list, with the brackets and commas that stand before and behind them, as
+    /// these go on, and what of the list has gone with them. None: as they came. `gone`: what has gone of it before. `over`:
+    /// the document ends with them.
+    ///
+    /// # Errors
+    /// A call cannot be cut out of it.
+    pub fn list(
+        &mut self,
+        items: &[u8],
+        gone: Place,
+        over: bool,
+    ) -> Result<Option<(Vec<u8>, Place)>, Uncut> {
+        self.in_its_form()?;
+        let came = items.trim_ascii();
+        let rest = match (gone, came.first()) {
+            // Space behind the list.
+            (Place::Over, _) => return Ok(None),
+            (Place::Before, Some(b'[')) | (Place::Opened | Place::Behind, Some(b',')) => {
+                came.get(1..).unwrap_or_default()
+            }
+            // One document that is no list.
+            (Place::Before, _) => {
+                let instead = self.message(items)?;
+                return Ok(instead.map(|it| (it.concat().into_bytes(), Place::Over)));
+            }
+            _ => came,
+        };
+        let end: &[u8] = if over { b"" } else { b"]" };
+        let Value::Array(all) = Value::read(&[b"[", rest, end].concat(), MAX_EVENT)? else {
+            return Err(Uncut::Form);
+        };
+        // What stood before is gone, and with it the need for a comma.
+        let mut changed = gone == Place::Opened && came.first() == Some(&b',');
+        let mut written = Vec::new();
+        for data in all {
+            let came = data.clone();
+            let kind = String::new();
+            match self.event(Event { kind, data })? {
+                Fate::Goes => written.push(came.written()),
+                Fate::Instead(events) => {
+                    changed = true;
+                    written.extend(events.iter().map(|it| it.data.written()));
+                }
+            }
+        }
+        if !changed {
+            return Ok(None);
+        }
+        let before = match gone {
+            Place::Before => "[",
+            Place::Behind if !written.is_empty() => ",",
+            _ => "",
+        };
+        let goes = match (gone, over) {
+            (_, true) => Place::Over,
+            (Place::Before | Place::Opened, false) if written.is_empty() => Place::Opened,
+            _ => Place::Behind,
+        };
+        let end = if over { "]" } else { "" };
+        Ok(Some((
+            [before, &written.join(","), end].concat().into_bytes(),
+            goes,
+        )))
     }
 }
 

@@ -1,4 +1,6 @@
-//! AWS's event streams on their way, in pieces of any size.
+//! Streams on their way, in pieces of any size: AWS's event streams here, lists in [`lists`].
+
+mod lists;
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -71,7 +73,12 @@ struct Passing {
 }
 
 impl Passing {
+    /// One of AWS's.
     fn new(cuts: bool) -> Self {
+        Self::of(CONVERSE, "application/vnd.amazon.eventstream", cuts)
+    }
+
+    fn of(endpoint: Endpoint, kind: &'static str, cuts: bool) -> Self {
         let llm = Llm {
             provider: "aws".to_owned(),
             operation: LlmOperation::Chat,
@@ -84,11 +91,10 @@ impl Passing {
             not_understood: None,
         };
         let asked = Asked::new("POST", "/", None, HeaderMap::new(), None).calling(llm);
-        let cutter = cuts.then(|| Cutter::new(CONVERSE));
+        let cutter = cuts.then(|| Cutter::new(endpoint));
         let checks = Checks::new(Arc::new(NoShell { cuts }), Arc::new(asked), cutter);
-        let kind = HeaderValue::from_static("application/vnd.amazon.eventstream");
-        let fields = HeaderMap::from_iter([(CONTENT_TYPE, kind)]);
-        let reading = Reading::of(&fields, Some(Answering::Llm(CONVERSE)), |_| None);
+        let fields = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+        let reading = Reading::of(&fields, Some(Answering::Llm(endpoint)), |_| None);
         Self {
             checked: Checked::new(checks),
             reading: reading.unwrap().unwrap(),
