@@ -304,7 +304,11 @@ fn is_no_call(action: &Action, provider: &Provider) -> bool {
     };
     let path = action.path.as_deref().unwrap_or_default();
     let route = Route::of(provider.api, path);
-    !is_cut(path) && route.and_then(|it| it.called(&method, false)).is_none()
+    // Of its fields not all are known: one may have named another method.
+    !is_cut(path)
+        && route
+            .and_then(|it| it.called(&method, false, true))
+            .is_none()
 }
 
 /// Notes the message to a server of tools that a request is where a policy has those, and what is not known of it.

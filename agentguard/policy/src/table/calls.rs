@@ -8,6 +8,7 @@ use crate::agent::AgentPolicy;
 use crate::conditions::When;
 use crate::flow::Flow;
 use crate::policy::Policy;
+use crate::request::Query;
 use crate::rule::{Rule, Seen, bit};
 
 /// What the guard reads a request as, in words, and how a test says it. None where no rule for the request tells it from
@@ -35,7 +36,12 @@ pub(super) fn forgotten(
     }
     let provider = policy.provider(host)?;
     let method = Method::from_bytes(sent.method.as_bytes()).ok()?;
-    Route::of(provider.api, request.path)?.called(&method, sent.websocket)?;
+    let route = Route::of(provider.api, request.path)?;
+    let query = request.query.map(Query::as_str);
+    let overridden = request
+        .fields
+        .is_some_and(|fields| route.is_overridden(fields, query));
+    route.called(&method, sent.websocket, overridden)?;
     let what = format!("a call of a language model of `{}`", provider.name);
     let hint = "`llm: {operation: chat, model: …}` says which one, with `opens: true` for a request that opens a WebSocket for calls";
     looked_at(policy, agent, flow, looks_at_models).then_some((what, hint))

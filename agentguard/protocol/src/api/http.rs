@@ -34,6 +34,25 @@ pub(super) fn overridden(fields: &HeaderMap) -> Option<&'static str> {
 /// An argument that has some servers go by another method.
 pub(super) const METHOD: &str = "_method";
 
+/// How the parameters begin that have Google's servers take a method, or fields, from a query (Closure's
+/// `goog.net.rpc.HttpCors`).
+const OF_QUERY: &str = "$http";
+
+/// Whether some servers may go by another method, or another path, than that of a request with these fields and this query.
+#[must_use]
+pub fn names_another_method(fields: &HeaderMap, query: Option<&str>) -> bool {
+    let mut named = query.unwrap_or_default().split(['&', ';']).map(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+        name.to_ascii_lowercase()
+    });
+    let of_query = named.any(|name| {
+        let known = OVERRIDES.contains(&name.replace('_', "-").as_str());
+        known || name == METHOD || name.starts_with(OF_QUERY)
+    });
+    of_query || overridden(fields).is_some()
+}
+
 /// Reads the content of a request: none, JSON, a form.
 #[derive(Debug)]
 pub struct ContentReader {

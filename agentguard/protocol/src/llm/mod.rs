@@ -89,6 +89,9 @@ pub enum NotUnderstood {
     /// The target of its request names another.
     #[error("its content names another model than its path")]
     OfPath,
+    /// Its server may take another method than the request has.
+    #[error("its request names a method beside its own")]
+    Method,
     /// It names models beside its own, one of which may answer in its place or be called by it.
     #[error("it names more than one model")]
     Models,
@@ -436,11 +439,12 @@ impl Endpoint {
         matches!(self, Self::GenerateContent { stream: true })
     }
 
-    /// Whether a request is for it whatever its method is: nothing else is there, and Google's servers take
-    /// another method from a field (`X-HTTP-Method-Override`).
+    /// Whether a request is for it whatever its method is: nothing else is there. Of answers that are kept, by their names,
+    /// more is: they are fetched and deleted.
     #[must_use]
     pub const fn by_path_alone(self) -> bool {
-        matches!(self.api(), LlmApi::Gemini | LlmApi::Bedrock)
+        let kept = matches!(self, Self::Retrieved(_));
+        matches!(self.api(), LlmApi::Gemini | LlmApi::Bedrock) && !kept
     }
 
     /// What a request without content fetches there: answers that are kept. None: nothing.

@@ -4,7 +4,9 @@
 //! stands behind a `;` is cut off.
 
 use agentguard_model::LlmApi;
-use http::Method;
+use http::{HeaderMap, Method};
+
+use crate::api::http::names_another_method;
 
 use super::{Endpoint, InvokeForm, MAX_WORD, NotUnderstood, Retrieved};
 
@@ -20,7 +22,8 @@ pub struct Route {
     engine: Option<String>,
     /// Which answers are fetched there by a request without content, where nothing is called by it.
     kept: Option<Retrieved>,
-    /// Whether its server may take another method than the request has, from a field (`X-HTTP-Method-Override`): Google's.
+    /// Whether its server takes another method than the request has, where that names one (`X-HTTP-Method-Override`):
+    /// Google's.
     overrides: bool,
 }
 
@@ -36,8 +39,9 @@ impl Route {
             LlmApi::Bedrock => bedrock(&segments),
             LlmApi::Cohere => cohere(&segments),
         };
-        if own.is_some() {
-            return own;
+        let overrides = api == LlmApi::Gemini;
+        if let Some(own) = own {
+            return Some(Self { overrides, ..own });
         }
         // All speak these two forms, below other paths than their own.
         let spoken = [LlmApi::Anthropic, LlmApi::Openai];
@@ -62,7 +66,7 @@ impl Route {
                 None if response => Some(Retrieved::Response),
                 kept => kept,
             },
-            overrides: api == LlmApi::Gemini,
+            overrides,
         })
     }
 
@@ -93,20 +97,26 @@ impl Route {
         named.any(|name| !name.is_empty() && Some(name.as_str()) != called)
     }
 
-    /// What a request of a method to it is, if it is a call: what has no content is none, unless it opens a WebSocket or
-    /// fetches what is kept of calls before.
+    /// Whether the method of a request with these fields and this query may be another for the server: then nobody knows
+    /// what is asked for.
     #[must_use]
-    pub fn called(self, method: &Method, websocket: bool) -> Option<Self> {
+    pub fn is_overridden(&self, fields: &HeaderMap, query: Option<&str>) -> bool {
+        self.overrides && names_another_method(fields, query)
+    }
+
+    /// What a request of a method to it is, if it is a call: what has no content is none, unless it opens a WebSocket or
+    /// fetches what is kept of calls before. `overridden`: see [`Self::is_overridden`]; whatever its method is, it is one then.
+    #[must_use]
+    pub fn called(self, method: &Method, websocket: bool, overridden: bool) -> Option<Self> {
         let quiet = matches!(*method, Method::HEAD | Method::OPTIONS | Method::GET);
         let by_path_alone = self.endpoint.by_path_alone() && *method != Method::OPTIONS;
-        if self.overrides && *method != Method::OPTIONS {
+        if self.overrides && overridden && *method != Method::OPTIONS {
             return Some(self);
         }
         match (self.endpoint, self.kept) {
             // There nothing is called, and no answer told.
             (Endpoint::Retrieved(_), _)
-                if matches!(*method, Method::HEAD | Method::OPTIONS | Method::DELETE)
-                    && !by_path_alone =>
+                if matches!(*method, Method::HEAD | Method::OPTIONS | Method::DELETE) =>
             {
                 None
             }

@@ -128,7 +128,7 @@ fn a_response_is_fetched_whatever_it_is_called() {
     ] {
         let route = Route::of(LlmApi::Openai, &format!("/v1/responses/{id}")).unwrap();
         let fetched = route
-            .called(&http::Method::GET, false)
+            .called(&http::Method::GET, false, false)
             .map(|it| it.endpoint);
         assert!(
             matches!(fetched, Some(Endpoint::Retrieved(_))),
@@ -137,7 +137,7 @@ fn a_response_is_fetched_whatever_it_is_called() {
     }
     for path in ["/v1/batches", "/v1/embeddings", "/v1/models"] {
         let route = Route::of(LlmApi::Openai, path);
-        let fetched = route.and_then(|it| it.called(&http::Method::GET, false));
+        let fetched = route.and_then(|it| it.called(&http::Method::GET, false, false));
         assert_eq!(fetched, None, "{path}");
     }
 }

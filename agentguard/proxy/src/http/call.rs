@@ -20,6 +20,8 @@ pub(crate) struct Calling {
     route: Route,
     /// Whether it asks for an answer to another call, and nothing else.
     fetches: Fetches,
+    /// Whether its server may go by another method than it has.
+    overridden: bool,
 }
 
 /// Whether a request asks for an answer to a call that was made before, and nothing else.
@@ -68,15 +70,17 @@ impl Calling {
     pub(crate) fn of<R: Recorder, P: Port>(
         flow: &Flow<R, P>,
         method: &Method,
+        fields: &HeaderMap,
         meaning: &request::Request,
     ) -> Option<Self> {
         let host = flow.target.host.as_ref()?;
         let provider = flow.guard.decider.provider(host)?;
         let route = Route::of(provider.api, meaning.path.as_str())?;
         let websocket = meaning.websocket.is_some();
-        let route = route.called(method, websocket)?;
+        let overridden = route.is_overridden(fields, meaning.query.as_deref());
+        let route = route.called(method, websocket, overridden)?;
         let fetches = match (route.endpoint, method) {
-            _ if websocket => Fetches::No,
+            _ if websocket || overridden => Fetches::No,
             (Endpoint::Retrieved(Retrieved::Cancelled), &Method::POST) => Fetches::Yes,
             (Endpoint::Retrieved(Retrieved::Cancelled), _) => Fetches::No,
             (Endpoint::Retrieved(_), &Method::GET) => Fetches::Yes,
@@ -87,6 +91,7 @@ impl Calling {
             provider,
             route,
             fetches,
+            overridden,
         })
     }
 
@@ -253,6 +258,9 @@ impl Calling {
             Holding::Beyond(why) => Err(why.to_owned()),
         };
         let call = call.and_then(|mut call| {
+            if self.overridden {
+                return Err(NotUnderstood::Method.to_string());
+            }
             if !is_answer {
                 let model = self.route.model(call.model.take());
                 call.model = model.map_err(|why| why.to_string())?;

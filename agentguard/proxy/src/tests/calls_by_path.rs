@@ -149,3 +149,66 @@ async fn a_refusal_has_the_form_of_what_was_called() {
     drop(client);
     world.end().await;
 }
+
+/// What is kept at Google is fetched, looked for and deleted there as elsewhere. Where a request names another method than it
+/// has, nobody knows which of these it is, and whether its answer tells what was kept.
+#[tokio::test]
+async fn what_google_keeps_is_fetched_and_deleted_but_by_no_other_method() {
+    let list = "/v1beta/openai/chat/completions";
+    let kept = "/v1beta/openai/chat/completions/c";
+    let own = "/v1beta/interactions/i";
+    let names = "X-HTTP-Method-Override: GET\r\n";
+    let body = r#"{"model":"small","messages":[]}"#;
+    for (method, path, fields, body, kind, allowed) in [
+        ("GET", list, "", "", ActionKind::LlmCall, true),
+        ("GET", kept, "", "", ActionKind::LlmCall, true),
+        ("HEAD", list, "", "", ActionKind::HttpRequest, true),
+        ("HEAD", kept, "", "", ActionKind::HttpRequest, true),
+        ("DELETE", kept, "", "", ActionKind::HttpRequest, true),
+        ("GET", own, "", "", ActionKind::LlmCall, true),
+        ("DELETE", own, "", "", ActionKind::HttpRequest, true),
+        ("POST", list, "", body, ActionKind::LlmCall, true),
+        ("GET", kept, names, "", ActionKind::LlmCall, false),
+        ("HEAD", kept, names, "", ActionKind::LlmCall, false),
+        ("DELETE", kept, names, "", ActionKind::LlmCall, false),
+        ("DELETE", own, names, "", ActionKind::LlmCall, false),
+        (
+            "DELETE",
+            "/v1beta/interactions/i?%24httpMethod=GET",
+            "",
+            "",
+            ActionKind::LlmCall,
+            false,
+        ),
+        (
+            "POST",
+            kept,
+            names,
+            r#"{"metadata":null}"#,
+            ActionKind::LlmCall,
+            false,
+        ),
+        // A list of what is kept would be the answer.
+        ("POST", list, names, body, ActionKind::LlmCall, false),
+    ] {
+        let world = by_name(Rules::CallsByPath).build().await;
+        let mut client = world.connect().await;
+        write(&mut client, call(method, path, fields, body)).await;
+        if allowed {
+            let mut upstream = world.accept().await;
+            let head = read_until(&mut upstream, "\r\n\r\n").await;
+            assert!(head.starts_with(&format!("{method} {path} ")), "{head}");
+        } else {
+            let head = read_until(&mut client, "\r\n\r\n").await;
+            assert!(head.starts_with("HTTP/1.1 403 "), "{method} {path} {head}");
+        }
+        drop(client);
+        let decisions = world.end().await;
+        let expected = match allowed {
+            true => (Verdict::Allow, ReasonCode::RuleAllow),
+            false => (Verdict::Deny, ReasonCode::NotUnderstood),
+        };
+        assert_eq!(codes(&decisions), [expected], "{method} {path} {fields}");
+        assert_eq!(decisions[0].action.kind, kind, "{method} {path} {fields}");
+    }
+}

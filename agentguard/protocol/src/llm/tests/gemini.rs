@@ -140,17 +140,85 @@ fn calls_and_models_are_known_by_their_path() {
         None
     );
     assert!(STREAM.by_path_alone() && Endpoint::Interactions.by_path_alone());
-    assert!(Endpoint::Retrieved(Retrieved::Interaction).by_path_alone());
+    assert!(!Endpoint::Retrieved(Retrieved::Interaction).by_path_alone());
 }
 
-/// Google's servers take another method from a field, in whichever form they are spoken to.
+/// Google's servers take another method from a field or a parameter, in whichever form they are spoken to; without one
+/// what is kept there is as elsewhere.
 #[test]
-fn a_path_of_google_s_is_called_by_any_method() {
-    let path = "/v1beta/openai/chat/completions";
-    for method in [http::Method::GET, http::Method::HEAD, http::Method::DELETE] {
-        let called = |api| Route::of(api, path).unwrap().called(&method, false);
-        let endpoint = called(LlmApi::Gemini).map(|it| it.endpoint);
-        assert_eq!(endpoint, Some(Endpoint::ChatCompletions), "{method}");
+fn a_path_of_google_s_is_called_by_any_method_that_another_is_named_beside() {
+    use http::Method;
+    let [chat, kept, own, call] = [
+        "/v1beta/openai/chat/completions",
+        "/v1beta/openai/chat/completions/c",
+        "/v1beta/interactions/i",
+        "/v1beta/models/gemini-x:generateContent",
+    ];
+    let (fetched, interaction) = (
+        Some(Endpoint::Retrieved(Retrieved::Chat)),
+        Some(Endpoint::Retrieved(Retrieved::Interaction)),
+    );
+    let generate = Some(Endpoint::GenerateContent { stream: false });
+    let list = Some(Endpoint::Retrieved(Retrieved::Kept));
+    for (path, method, named, alone) in [
+        (chat, Method::GET, Some(Endpoint::ChatCompletions), list),
+        (chat, Method::HEAD, Some(Endpoint::ChatCompletions), None),
+        (
+            chat,
+            Method::DELETE,
+            Some(Endpoint::ChatCompletions),
+            Some(Endpoint::ChatCompletions),
+        ),
+        (kept, Method::GET, fetched, fetched),
+        (kept, Method::HEAD, fetched, None),
+        (kept, Method::DELETE, fetched, None),
+        (kept, Method::OPTIONS, None, None),
+        (own, Method::GET, interaction, interaction),
+        (own, Method::DELETE, interaction, None),
+        (call, Method::GET, generate, generate),
+        (call, Method::DELETE, generate, generate),
+    ] {
+        for (overridden, expected) in [(true, named), (false, alone)] {
+            let route = Route::of(LlmApi::Gemini, path).unwrap();
+            let called = route.called(&method, false, overridden);
+            let endpoint = called.map(|it| it.endpoint);
+            assert_eq!(endpoint, expected, "{method} {path} {overridden}");
+        }
+    }
+    let field = |name: &'static str| {
+        let value = http::HeaderValue::from_static("GET");
+        http::HeaderMap::from_iter([(http::HeaderName::from_static(name), value)])
+    };
+    for (fields, query, expected) in [
+        (http::HeaderMap::new(), None, false),
+        (http::HeaderMap::new(), Some("key=x&method=GET"), false),
+        (field("x-http-method-override"), None, true),
+        (field("x_http_method_override"), None, true),
+        (field("x-http-method"), None, true),
+        (http::HeaderMap::new(), Some("a=b&$httpMethod=GET"), true),
+        (http::HeaderMap::new(), Some("a;%24HTTPHeaders=x%3Ay"), true),
+        (http::HeaderMap::new(), Some("_method=get"), true),
+        (
+            http::HeaderMap::new(),
+            Some("X-HTTP-Method-Override=GET"),
+            true,
+        ),
+    ] {
+        for (api, path) in [
+            (LlmApi::Gemini, kept),
+            (LlmApi::Gemini, own),
+            (LlmApi::Openai, kept),
+        ] {
+            let Some(route) = Route::of(api, path) else {
+                continue;
+            };
+            let expected = expected && api == LlmApi::Gemini;
+            assert_eq!(
+                route.is_overridden(&fields, query),
+                expected,
+                "{query:?} {fields:?}"
+            );
+        }
     }
 }
 

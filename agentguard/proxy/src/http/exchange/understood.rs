@@ -52,7 +52,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 .message(parts, meaning, messaging, asked, body, tongue)
                 .await;
         }
-        let calling = Calling::of(flow, &parts.method, meaning);
+        let calling = Calling::of(flow, &parts.method, &parts.headers, meaning);
         let tongue = tongue.or_llm(calling.as_ref().map(Calling::api));
         let (asked, body) = match &calling {
             None => (asked, body),
