@@ -5,7 +5,7 @@ storm_server.py PORT CERTIFICATE KEY. Prints `serving`. What becomes of a call i
     {"call": 7, "words": 400, "hidden": 0, "per": 12, "pace": 0.05, "fate": "done", "at": 3, "input": 90}
 
 The model thinks `hidden` tokens and says `words` words, `per` in each event, an event every `pace` seconds, as far as the
-limit of the call allows. A word is a token. `fate` at the event `at`: `done` (never mind `at`), `silent` (an end that does
+limit of the call allows. A word is a token. Behind `tell` words, if there is that, it is told that they are written. `fate` at the event `at`: `done` (never mind `at`), `silent` (an end that does
 not tell the usage), `error` (an error in the stream), `reset`, `short` (the connection ends), or a status with which the
 call is refused, at once.
 
@@ -200,6 +200,8 @@ async def answer(api, body, call, writer, bill):
         send(api.says(text if said else text.lstrip()))
         said, number = said + piece, number + 1
         bill.output += piece
+        if said - piece < call.get("tell", 0) <= said:
+            tell(wrote=call["call"])
     usage = None if call["fate"] == "silent" else (bill.input, bill.output, hidden)
     bill.how = "silent" if call["fate"] == "silent" else "done"
     send(api.ends(call["words"] + call["hidden"] > bill.limit, usage))

@@ -65,6 +65,25 @@ pub struct Want {
     pub least: u64,
 }
 
+/// What a call needs to go on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct More {
+    /// How many tokens more it is to write, at most.
+    pub tokens: u64,
+    /// How many its provider may write in all while it waits, where there is not even one. None: it does not wait.
+    pub meanwhile: Option<u64>,
+}
+
+impl From<u64> for More {
+    /// So many, without waiting.
+    fn from(tokens: u64) -> Self {
+        Self {
+            tokens,
+            meanwhile: None,
+        }
+    }
+}
+
 /// The number of a reservation that is held.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct HoldId(pub u64);

@@ -4,6 +4,8 @@
 //! it is used in full then, since nobody knows how much of it was. A checkpoint writes the accounts to the database, with
 //! what is held, and begins another journal; it is one transaction, which says which journals it has, so that nothing
 //! counts twice or not at all, whenever the process ends.
+//!
+//! What a call may owe beyond what it holds, while it waits for more, is in journals alone: each begins with it.
 
 mod account;
 mod books;
@@ -28,7 +30,7 @@ pub use replay::Damage;
 pub use store::OpenError;
 pub use troubles::Troubles;
 
-use crate::charge::{Granted, HoldId, Want};
+use crate::charge::{Granted, HoldId, More, Want};
 use crate::forecast::{Counts, Course, Ended, MAX_ENDED, Spread};
 use crate::ledger::{Asked, Ledger, Refused};
 use crate::period::{self, Period};
@@ -221,7 +223,7 @@ impl Embedded {
     pub fn extends(
         &self,
         id: HoldId,
-        more: u64,
+        more: More,
         budgets: &[Arc<Budget>],
         now: i64,
     ) -> Result<u64, Refused> {
@@ -369,7 +371,7 @@ impl Ledger for Embedded {
     fn extend<'a>(
         &'a self,
         id: HoldId,
-        more: u64,
+        more: More,
         budgets: &'a [Arc<Budget>],
         now: i64,
     ) -> Asked<'a, u64> {
@@ -410,12 +412,14 @@ impl Shared {
         change: impl FnOnce(&mut Inner) -> Result<T, Refused>,
     ) -> Result<T, Refused> {
         let mut inner = self.lock();
-        let changed = change(&mut inner)?;
-        // Woken once for all that happens until it has looked.
-        if !std::mem::replace(&mut inner.unsynced, true) {
+        let before = inner.journal.length();
+        let changed = change(&mut inner);
+        // Also of what is refused something may be noted. Woken once for all that happens until it has looked.
+        let wrote = changed.is_ok() || inner.journal.length() != before;
+        if wrote && !std::mem::replace(&mut inner.unsynced, true) {
             self.woken.notify_one();
         }
-        Ok(changed)
+        changed
     }
 
     fn troubles(&self) -> MutexGuard<'_, Troubles> {
@@ -466,6 +470,18 @@ impl Shared {
         made
     }
 
+    /// The journal of a generation, with what it has to begin with.
+    fn next_journal(&self, generation: u64, books: &Books) -> io::Result<Journal> {
+        let mut journal = Journal::create(&self.directory, generation)?;
+        books.owing(&mut journal);
+        if let Err(error) = journal.write() {
+            // It is none: what the one before it has is not to be followed by half of this.
+            let _ = fs::remove_file(Journal::path(&self.directory, generation));
+            return Err(error);
+        }
+        Ok(journal)
+    }
+
     /// Writes all that changed to the database, and begins another journal.
     fn checkpoint(&self, now: i64) -> io::Result<()> {
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -474,7 +490,7 @@ impl Shared {
             // What waits belongs to the old one.
             inner.journal.write()?;
             let old = inner.generation;
-            inner.journal = Journal::create(&self.directory, old + 1)?;
+            inner.journal = self.next_journal(old + 1, &inner.books)?;
             inner.generation = old + 1;
             inner.books.renumbers();
             let write = Write {

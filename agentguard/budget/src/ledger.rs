@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use agentguard_model::budget::Budget;
 
-use crate::charge::{Granted, HoldId, Short, Want};
+use crate::charge::{Granted, HoldId, More, Short, Want};
 
 /// What comes of asking a ledger.
 pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refused>> + Send + 'a>>;
@@ -48,21 +48,26 @@ pub trait Ledger: Send + Sync + 'static {
     /// wait for the answer.
     fn reserve<'a>(&'a self, want: &'a Want, now: i64) -> Asked<'a, Granted>;
 
-    /// Lets a call write up to `more` tokens more. `budgets` are those of its charges, as they are now: a limit that was
+    /// Lets a call write up to so many tokens more. `budgets` are those of its charges, as they are now: a limit that was
     /// changed holds for what is under way, too. Answers with how many, at least one.
     ///
+    /// Where there is not even one, what its provider may write meanwhile ([`More::meanwhile`]) is noted before this
+    /// answers, and holds nothing from others: should this process die, that much is used, and not only what is held.
+    /// It is so until there is more, or the call is settled.
+    ///
     /// # Errors
-    /// As for [`Self::reserve`]; [`Refused::Short`] where there is not even one.
+    /// As for [`Self::reserve`]; [`Refused::Short`] where there is not even one. Where the ledger cannot be had, nothing
+    /// is noted.
     fn extend<'a>(
         &'a self,
         id: HoldId,
-        more: u64,
+        more: More,
         budgets: &'a [Arc<Budget>],
         now: i64,
     ) -> Asked<'a, u64>;
 
     /// Says what a call has used of each account, in the order of the charges; none: nobody knows, so that it is all
-    /// that is held. Counts once, however often it is said. What cannot be written down now is with the next thing that
+    /// that is held, or that may have been written meanwhile. Counts once, however often it is said. What cannot be written down now is with the next thing that
     /// can.
     fn settle(&self, id: HoldId, used: Option<&[u64]>, now: i64);
 }

@@ -7,7 +7,7 @@ use agentguard_model::budget::{Budget, Dimension, Reached, Unit, Window};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use crate::charge::{Charge, Granted, HoldId, Short, Terms, Want};
+use crate::charge::{Charge, Granted, HoldId, More, Short, Terms, Want};
 use crate::ledger::Refused;
 use crate::scope::Scope;
 
@@ -56,7 +56,7 @@ pub(crate) trait Subject {
     fn extend(
         &mut self,
         id: HoldId,
-        more: u64,
+        more: More,
         budgets: &[Arc<Budget>],
         now: i64,
     ) -> Result<u64, Refused>;
@@ -81,6 +81,7 @@ pub(crate) enum Step {
     Extend {
         which: usize,
         more: u64,
+        meanwhile: Option<u64>,
     },
     Settle {
         which: usize,
@@ -95,15 +96,25 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         4 => (1_u8..8, 0_u64..200, 0_u64..3_000_000, 0_u64..400, 0_u64..50).prop_map(
             |(which, fixed, rate, tokens, least)| Step::Reserve { which, fixed, rate, tokens, least }
         ),
-        2 => (any::<usize>(), 1_u64..300).prop_map(|(which, more)| Step::Extend { which, more }),
+        3 => (any::<usize>(), 1_u64..300, proptest::option::of(0_u64..3000))
+            .prop_map(|(which, more, meanwhile)| Step::Extend { which, more, meanwhile }),
         4 => (any::<usize>(), proptest::option::of(0_u64..500)).prop_map(|(which, used)| Step::Settle { which, used }),
         1 => Just(Step::Pause),
         1 => Just(Step::Die),
     ]
 }
 
-/// What a call holds: of which accounts, and for how many tokens.
-type Held = (HoldId, Vec<(usize, Terms)>, u64);
+/// What a call holds.
+#[derive(Clone)]
+struct Held {
+    id: HoldId,
+    /// Of which accounts.
+    parts: Vec<(usize, Terms)>,
+    /// For how many tokens.
+    tokens: u64,
+    /// And how many it may have written while it waits.
+    meanwhile: u64,
+}
 
 #[derive(Default)]
 struct Model {
@@ -113,9 +124,9 @@ struct Model {
 
 impl Model {
     fn held(&self, account: usize) -> u64 {
-        let of = |(_, parts, tokens): &Held| {
-            let its = parts.iter().filter(|(it, _)| *it == account);
-            its.map(|(_, terms)| terms.amount(*tokens)).sum::<u64>()
+        let of = |held: &Held| {
+            let its = held.parts.iter().filter(|(it, _)| *it == account);
+            its.map(|(_, terms)| terms.amount(held.tokens)).sum::<u64>()
         };
         self.holds.iter().map(of).sum()
     }
@@ -123,6 +134,14 @@ impl Model {
     fn left(&self, account: usize, limit: u64) -> u64 {
         let used = self.used.get(&account).copied().unwrap_or(0);
         limit.saturating_sub(used + self.held(account))
+    }
+
+    /// It is over, and has used so much; none: nobody knows.
+    fn ends(&mut self, held: Held, used: Option<u64>) {
+        let most = held.tokens.max(held.meanwhile);
+        for (account, terms) in held.parts {
+            *self.used.entry(account).or_default() += used.unwrap_or(terms.amount(most));
+        }
     }
 }
 
@@ -165,12 +184,23 @@ pub(crate) fn follows(subject: &mut impl Subject, steps: &[Step]) -> Result<(), 
                 prop_assert_eq!(got.as_ref().ok().map(|it| it.tokens), wanted);
                 if let Ok(granted) = got {
                     let parts = chosen.iter().map(|it| (*it, terms)).collect();
-                    model.holds.push((granted.id, parts, granted.tokens));
+                    model.holds.push(Held {
+                        id: granted.id,
+                        parts,
+                        tokens: granted.tokens,
+                        meanwhile: 0,
+                    });
                 }
             }
-            Step::Extend { which, more } if !model.holds.is_empty() => {
+            Step::Extend {
+                which,
+                more,
+                meanwhile,
+            } if !model.holds.is_empty() => {
                 let place = which % model.holds.len();
-                let (id, parts, tokens) = model.holds[place].clone();
+                let Held {
+                    id, parts, tokens, ..
+                } = model.holds[place].clone();
                 // Where others have overdrawn an account, not even what costs nothing more goes on.
                 let can = |extra: u64| {
                     parts.iter().all(|(it, terms)| {
@@ -181,25 +211,28 @@ pub(crate) fn follows(subject: &mut impl Subject, steps: &[Step]) -> Result<(), 
                 };
                 let most = (0..=more).rev().find(|extra| can(*extra)).unwrap_or(0);
                 let its: Vec<_> = parts.iter().map(|(it, _)| budgets[*it].clone()).collect();
-                let got = subject.extend(id, more, &its, NOW).ok();
+                let asked = More {
+                    tokens: more,
+                    meanwhile,
+                };
+                let got = subject.extend(id, asked, &its, NOW).ok();
                 prop_assert_eq!(got, (most > 0).then_some(most));
-                model.holds[place].2 += most;
+                model.holds[place].tokens += most;
+                if let Some(meanwhile) = meanwhile {
+                    model.holds[place].meanwhile = if most > 0 { 0 } else { meanwhile };
+                }
             }
             Step::Settle { which, used } if !model.holds.is_empty() => {
-                let (id, parts, tokens) = model.holds.swap_remove(which % model.holds.len());
-                let amounts = used.map(|used| vec![used; parts.len()]);
-                subject.settle(id, amounts.as_deref(), NOW);
-                for (account, terms) in parts {
-                    *model.used.entry(account).or_default() += used.unwrap_or(terms.amount(tokens));
-                }
+                let held = model.holds.swap_remove(which % model.holds.len());
+                let amounts = used.map(|used| vec![used; held.parts.len()]);
+                subject.settle(held.id, amounts.as_deref(), NOW);
+                model.ends(held, used);
             }
             Step::Pause => subject.pauses(),
             Step::Die => {
                 subject.dies();
-                for (_, parts, tokens) in std::mem::take(&mut model.holds) {
-                    for (account, terms) in parts {
-                        *model.used.entry(account).or_default() += terms.amount(tokens);
-                    }
+                for held in std::mem::take(&mut model.holds) {
+                    model.ends(held, None);
                 }
             }
             Step::Extend { .. } | Step::Settle { .. } => {}

@@ -35,7 +35,7 @@ pub use listing::Listed;
 pub use state::Standing;
 pub use tls::tls;
 
-use crate::charge::{Balance, Charge, Granted, HoldId, Short, Want};
+use crate::charge::{Balance, Charge, Granted, HoldId, More, Short, Want};
 use crate::ledger::{Asked, Ledger, Refused};
 use account::Account;
 use link::{Link, Lost};
@@ -245,7 +245,7 @@ impl Shared {
     async fn extends(
         &self,
         id: HoldId,
-        more: u64,
+        more: More,
         budgets: &[Arc<Budget>],
         now: i64,
     ) -> Result<u64, Refused> {
@@ -271,14 +271,14 @@ impl Shared {
                 Err(lost) => self.inner.lost(&link, &lost),
             }
         }
-        self.inner.extends_away(id, more, budgets, now)
+        self.inner.extends_away(id, more.tokens, budgets, now)
     }
 
     async fn asks_more(
         &self,
         link: &Link,
         (id, tokens): (HoldId, u64),
-        more: u64,
+        more: More,
         (parts, budgets): (&[Part], &[Arc<Budget>]),
         now: i64,
     ) -> Result<Extended, Lost> {
@@ -310,7 +310,7 @@ impl Ledger for Shared {
     fn extend<'a>(
         &'a self,
         id: HoldId,
-        more: u64,
+        more: More,
         budgets: &'a [Arc<Budget>],
         now: i64,
     ) -> Asked<'a, u64> {

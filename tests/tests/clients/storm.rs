@@ -4,8 +4,8 @@
 //! listens, the clients count the words they got, and the guard has its ledger and its record. Behind the storm they are
 //! compared, call by call and account by account.
 //!
-//! Nobody waits in the middle of an answer when the daemon is killed: what its provider writes meanwhile is seen by nobody,
-//! and charged by nobody. In the second wave many do. Where the ledger is in a Redis, that is killed in the second wave,
+//! Many wait for each other in the middle of their answers, also when the daemon is killed: what their providers write
+//! meanwhile is seen by nobody, and charged all the same. Where the ledger is in a Redis, that is killed in the second wave,
 //! twice, and perhaps before the daemon in the first.
 
 #![expect(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use agentguard_model::budget::{Budget, Reached};
 
-use crate::charge::{Balance, Charge, Granted, HoldId, Short, Want};
+use crate::charge::{Balance, Charge, Granted, HoldId, More, Short, Want};
 use crate::embedded::FORGOTTEN;
 use crate::embedded::account::{Account, Kept, Name};
 use crate::embedded::journal::{Entry, Journal, Part};
@@ -41,6 +41,8 @@ pub(crate) struct Hold {
     pub(crate) parts: Vec<Part>,
     /// How many tokens it may write.
     tokens: u64,
+    /// How many its provider may have written in all, if that is more: nobody looks while it waits.
+    owes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -196,17 +198,18 @@ impl Books {
         Ok((room, over))
     }
 
-    /// Checks, notes and charges more. `budgets`: as they are now.
+    /// Checks, notes and charges more. `budgets`: as they are now. What is short notes what may be written meanwhile.
     pub(crate) fn extend(
         &mut self,
         id: HoldId,
-        more: u64,
+        more: More,
         budgets: &[Arc<Budget>],
         now: i64,
         journal: &mut Journal,
     ) -> Result<u64, Refused> {
         let hold = self.holds.get(&id).ok_or(Refused::Settled)?;
-        let wanted = hold.tokens.saturating_add(more);
+        let (had, owed) = (hold.tokens, hold.owes);
+        let wanted = had.saturating_add(more.tokens);
         let mut total = wanted;
         let mut narrowest = None;
         for (place, (part, budget)) in hold.parts.iter().zip(budgets).enumerate() {
@@ -233,26 +236,51 @@ impl Books {
                 narrowest = Some((place, Balance { resets, ..balance }, part.terms));
             }
         }
-        if total <= hold.tokens
-            && more > 0
-            && let Some((charge, balance, terms)) = narrowest
-        {
-            let next = hold.tokens.saturating_add(1);
-            return Err(Refused::Short(Short {
-                charge,
-                balance,
-                needed: terms.amount(next).saturating_sub(terms.amount(hold.tokens)),
-            }));
-        }
-        let granted = total.saturating_sub(hold.tokens);
         let waiting = journal.waiting();
-        journal.note(&Entry::Extends { id, tokens: total });
-        if let Err(error) = journal.write() {
+        let short = match narrowest {
+            Some((charge, balance, terms)) if total <= had && more.tokens > 0 => {
+                let needed = terms.amount(had.saturating_add(1));
+                Some(Short {
+                    charge,
+                    balance,
+                    needed: needed.saturating_sub(terms.amount(had)),
+                })
+            }
+            _ => None,
+        };
+        // Noted once, and not each time that it asks again.
+        let owes = match (&short, more.meanwhile) {
+            (_, None) => owed,
+            (Some(_), Some(meanwhile)) => meanwhile,
+            (None, Some(_)) => 0,
+        };
+        if short.is_none() {
+            journal.note(&Entry::Extends { id, tokens: total });
+        }
+        // Behind it: of what is written by half too much counts, and not too little.
+        if owes != owed {
+            journal.note(&Entry::Owes { id, tokens: owes });
+        }
+        if journal.waiting() > waiting
+            && let Err(error) = journal.write()
+        {
             journal.forget(waiting);
             return Err(Refused::Unwritten(error));
         }
+        self.owes(id, owes);
+        if let Some(short) = short {
+            return Err(Refused::Short(short));
+        }
         self.extended(id, total);
-        Ok(granted)
+        Ok(total.saturating_sub(had))
+    }
+
+    /// Notes what calls may owe in a journal that does not have it: the database has only what they hold.
+    pub(crate) fn owing(&self, journal: &mut Journal) {
+        for (id, hold) in self.holds.iter().filter(|(_, hold)| hold.owes > 0) {
+            let (id, tokens) = (*id, hold.owes);
+            journal.note(&Entry::Owes { id, tokens });
+        }
     }
 
     /// Notes and charges what was used. What cannot be written waits in the journal.
@@ -438,7 +466,19 @@ impl Books {
                 account.begins(part.place, part.held, now);
             }
         }
-        self.holds.insert(id, Hold { parts, tokens });
+        let owes = 0;
+        let hold = Hold {
+            parts,
+            tokens,
+            owes,
+        };
+        self.holds.insert(id, hold);
+    }
+
+    pub(crate) fn owes(&mut self, id: HoldId, tokens: u64) {
+        if let Some(hold) = self.holds.get_mut(&id) {
+            hold.owes = tokens;
+        }
     }
 
     pub(crate) fn extended(&mut self, id: HoldId, tokens: u64) {
@@ -465,7 +505,11 @@ impl Books {
         for (place, part) in hold.parts.iter().enumerate() {
             if let Some(Some(account)) = self.accounts.get_mut(part.account as usize) {
                 let used = used.and_then(|used| used.get(place).copied());
-                account.ends(part.held, used.unwrap_or(part.held), now);
+                let used = used.unwrap_or_else(|| match hold.owes {
+                    0 => part.held,
+                    owes => part.held.max(part.terms.amount(owes)),
+                });
+                account.ends(part.held, used, now);
             }
         }
     }

@@ -47,6 +47,8 @@ pub(crate) enum Entry {
     },
     /// Somebody says what was used.
     Sets { account: u32, at: i64, used: u64 },
+    /// It may have written so many tokens in all, though it holds fewer; 0: no more than it holds.
+    Owes { id: HoldId, tokens: u64 },
 }
 
 /// What one account holds for a call.

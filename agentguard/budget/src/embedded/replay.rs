@@ -167,6 +167,10 @@ fn journal(
             calls.goes_on(id, books);
             books.extended(id, tokens);
         }
+        Entry::Owes { id, tokens } => {
+            calls.goes_on(id, books);
+            books.owes(id, tokens);
+        }
         Entry::Settles { id, at, used } => {
             calls.goes_on(id, books);
             books.settled(id, used.as_deref(), at);

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::Embedded;
-use crate::charge::{Charge, Granted, HoldId, Want};
+use crate::charge::{Charge, Granted, HoldId, More, Want};
 use crate::ledger::{Ledger as _, Refused};
 use crate::model::{NOW, Subject, budget, charge, follows, short, step, want};
 
@@ -96,14 +96,14 @@ fn what_is_held_when_the_process_is_killed_is_used_in_full_and_once() {
     ledger.settle(done.id, Some(&[7]), NOW);
     let open_one = ledger.reserves(&of("open"), NOW).expect("room");
     let more = ledger
-        .extends(open_one.id, 50, std::slice::from_ref(&tokens), NOW)
+        .extends(open_one.id, 50.into(), std::slice::from_ref(&tokens), NOW)
         .expect("room");
     assert_eq!(more, 50);
     let before_checkpoint = killed(&directory);
     ledger.shared.checkpoint(NOW).expect("a checkpoint");
     let after_checkpoint = killed(&directory);
     ledger
-        .extends(open_one.id, 25, std::slice::from_ref(&tokens), NOW)
+        .extends(open_one.id, 25.into(), std::slice::from_ref(&tokens), NOW)
         .expect("room");
     let later = killed(&directory);
     ledger.settle(open_one.id, Some(&[3]), NOW);
@@ -125,6 +125,67 @@ fn what_is_held_when_the_process_is_killed_is_used_in_full_and_once() {
     finds(&settled, 3);
     drop(ledger);
     finds(&directory, 3);
+}
+
+/// What calls may have written while they wait.
+#[test]
+fn what_is_written_while_a_call_waits_is_charged_if_the_process_is_killed() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let tokens = budget("t", Unit::OutputTokens, 100, Window::Day);
+    let money = budget("m", Unit::MicroUsd, 10_000, Window::Day);
+    let budgets = [tokens.clone(), money.clone()];
+    let of = |wanted| {
+        let charges = vec![
+            charge(&tokens, "a", 0, 1_000_000),
+            charge(&money, "a", 7, 2_000_000),
+        ];
+        ledger.reserves(&want(charges, wanted, 1), NOW)
+    };
+    let (waits, other) = (of(40).expect("room"), of(60).expect("room"));
+    let more = More {
+        tokens: 10,
+        meanwhile: Some(500),
+    };
+    let wrote = || ledger.shared.lock().journal.length();
+    let none = short(ledger.extends(waits.id, more, &budgets, NOW));
+    assert!(none.may_pass(), "{none:?}");
+    // Noted once.
+    let length = wrote();
+    short(ledger.extends(waits.id, more, &budgets, NOW));
+    assert_eq!(wrote(), length);
+    let finds = |directory: &TempDir, used: [u64; 2]| {
+        for _ in 0..2 {
+            let found = open(directory.path(), NOW);
+            let [money, tokens] = ["m", "t"].map(|budget| {
+                let accounts = found.accounts(NOW).into_iter();
+                let mut its = accounts.filter(|it| &*it.budget == budget);
+                its.next().expect("an account")
+            });
+            assert_eq!([tokens.used, money.used], used);
+            assert_eq!(tokens.overshoot > 0, tokens.used > 100);
+            assert_eq!([tokens.held, money.held], [0, 0]);
+        }
+    };
+    // The other one had 60, and does not wait.
+    finds(&killed(&directory), [560, 1007 + 127]);
+    // The database does not have it, and the next journal has.
+    ledger.shared.checkpoint(NOW).expect("a checkpoint");
+    finds(&killed(&directory), [560, 1007 + 127]);
+    ledger.settle(other.id, Some(&[20, 47]), NOW);
+    finds(&killed(&directory), [520, 1007 + 47]);
+    // Who only asks for the time does not say that it goes on.
+    ledger
+        .extends(waits.id, 1.into(), &budgets, NOW)
+        .expect("room");
+    finds(&killed(&directory), [520, 1007 + 47]);
+    assert_eq!(
+        ledger.extends(waits.id, more, &budgets, NOW).expect("room"),
+        10
+    );
+    finds(&killed(&directory), [51 + 20, 109 + 47]);
+    ledger.settle(waits.id, Some(&[45, 97]), NOW);
+    finds(&killed(&directory), [65, 144]);
 }
 
 #[test]
@@ -278,8 +339,11 @@ fn time_that_is_over_is_told_before_what_is_used_up() {
     let charges = vec![charge(&tokens, "a", 5, 1_000_000), charge(&time, "a", 0, 0)];
     let one = ledger.reserves(&want(charges, 0, 0), NOW).expect("room");
     let budgets = [tokens, time];
-    assert_eq!(short(ledger.extends(one.id, 1, &budgets, NOW)).charge, 0);
-    let late = ledger.extends(one.id, 1, &budgets, NOW + 500);
+    assert_eq!(
+        short(ledger.extends(one.id, 1.into(), &budgets, NOW)).charge,
+        0
+    );
+    let late = ledger.extends(one.id, 1.into(), &budgets, NOW + 500);
     assert_eq!(short(late).charge, 1);
 }
 
@@ -334,14 +398,14 @@ fn soft_budgets_tell_and_let_pass_and_limits_change_under_way() {
     let lower = budget("t", Unit::OutputTokens, 120, Window::Day);
     assert_eq!(
         ledger
-            .extends(held.id, 100, std::slice::from_ref(&lower), NOW)
+            .extends(held.id, 100.into(), std::slice::from_ref(&lower), NOW)
             .expect("room"),
         20
     );
-    let refused = ledger.extends(held.id, 100, &[lower], NOW);
+    let refused = ledger.extends(held.id, 100.into(), &[lower], NOW);
     assert!(matches!(refused, Err(Refused::Short(_))), "{refused:?}");
     ledger.settle(held.id, None, NOW);
-    let refused = ledger.extends(held.id, 1, &[tokens], NOW);
+    let refused = ledger.extends(held.id, 1.into(), &[tokens], NOW);
     assert!(matches!(refused, Err(Refused::Settled)), "{refused:?}");
 }
 
@@ -525,7 +589,7 @@ impl Subject for Living {
     fn extend(
         &mut self,
         id: HoldId,
-        more: u64,
+        more: More,
         budgets: &[Arc<Budget>],
         now: i64,
     ) -> Result<u64, Refused> {

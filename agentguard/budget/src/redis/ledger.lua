@@ -9,7 +9,8 @@
 -- charged first and last, t when it was told last for how long it is kept, e how often somebody said what was used, p the
 -- parts of a sliding window as `part:amount,…`, P<place> the places of destinations, and H<hold>:<place among its charges>
 -- what a call holds: an amount, or, once it has expired and was charged, `x:amount:part:e`, so that a host that comes back
--- late finds it, and corrects it.
+-- late finds it, and corrects it. Where it may owe more than it holds, since its provider writes on while it waits, W of the
+-- same is that amount, and what was charged is `x:amount:part:e:held`.
 --
 -- Numbers of Lua are doubles: amounts are whole and below 2^53, and what would be more is LIMIT, which fits nowhere.
 
@@ -159,14 +160,15 @@ local function takes(account, used, now)
 end
 
 -- Takes back what was charged for a hold that had expired; not what somebody has said since that was not used.
-local function gives_back(account, used, part, said)
-  if said ~= account.said then
+local function gives_back(account, charged, held)
+  if charged.said ~= account.said then
     return
   end
-  account.used = math.max(0, account.used - used)
+  account.used = math.max(0, account.used - charged.used)
+  account.over = math.max(0, account.over - (charged.used - held))
   for _, it in ipairs(account.parts) do
-    if it[1] == part then
-      it[2] = math.max(0, it[2] - used)
+    if it[1] == charged.part then
+      it[2] = math.max(0, it[2] - charged.used)
     end
   end
 end
@@ -216,6 +218,11 @@ local function resets(account, now)
   return -1
 end
 
+-- What a call may owe, if its host dies: an amount, where that is more than it holds.
+local function owes(account, hold)
+  return tonumber(redis.call('HGET', account.hash, 'W' .. hold) or '0')
+end
+
 local function put(account, hold, held, lease)
   local fields = account.fields
   fields[#fields + 1] = 'H' .. hold
@@ -224,23 +231,27 @@ local function put(account, hold, held, lease)
 end
 
 local function drop(account, hold)
-  redis.call('HDEL', account.hash, 'H' .. hold)
+  redis.call('HDEL', account.hash, 'H' .. hold, 'W' .. hold)
   redis.call('ZREM', account.index, hold)
 end
 
--- What a hold has here: an amount that is held, or one that was charged since it had expired, in which part, and behind
--- which word of somebody's.
+-- What a hold has here: an amount that is held, or one that was, and what was charged for it since it had expired: an
+-- amount, in which part, and behind which word of somebody's.
 local function found(account, hold)
   local kept = redis.call('HGET', account.hash, 'H' .. hold)
   if not kept then
-    return nil, nil, nil, nil
+    return nil, nil, nil
   end
   local held = tonumber(kept)
   if held then
-    return held, nil, nil, nil
+    return held, nil, nil
   end
-  local charged, part, said = string.match(kept, '^x:(%d+):(-?%d+):(%d+)$')
-  return nil, tonumber(charged), tonumber(part), tonumber(said)
+  local used, part, said, rest = string.match(kept, '^x:(%d+):(-?%d+):(%d+)(.*)$')
+  if not used then
+    return nil, nil, nil
+  end
+  local charged = { used = tonumber(used), part = tonumber(part), said = tonumber(said) }
+  return nil, tonumber(string.match(rest, '^:(%d+)$') or used), charged
 end
 
 -- Charges in full what nobody has renewed.
@@ -256,8 +267,13 @@ local function sweep(account, now)
       account.held = math.max(0, account.held - held)
     end
     if held and account.kind == 'h' then
-      local part = takes(account, held, now)
-      local kept = 'x:' .. text(held) .. ':' .. text(part) .. ':' .. text(account.said)
+      local used = math.max(held, owes(account, hold))
+      local part = takes(account, used, now)
+      local kept = 'x:' .. text(used) .. ':' .. text(part) .. ':' .. text(account.said)
+      if used > held then
+        account.over = math.min(MOST, account.over + used - held)
+        kept = kept .. ':' .. text(held)
+      end
       redis.call('HSET', account.hash, 'H' .. hold, kept)
       redis.call('ZADD', account.index, text(clock + REMEMBERED), hold)
     else
@@ -346,14 +362,14 @@ local function reserve()
 end
 
 local function extend()
-  local hold, now, lease, more, tokens, count = word(), number(), number(), number(), number(), number()
-  local accounts = charged(count, now)
+  local hold, now, lease, more, tokens, meanwhile = word(), number(), number(), number(), number(), number()
+  local accounts = charged(number(), now)
   for place, account in ipairs(accounts) do
     if account.holds then
-      local held, was, part, said = found(account, hold .. ':' .. (place - 1))
+      local held, was, late = found(account, hold .. ':' .. (place - 1))
       if was then
         -- It has expired while its host was away: it is held again.
-        gives_back(account, was, part, said)
+        gives_back(account, late, was)
         account.held = math.min(MOST, account.held + was)
         put(account, hold .. ':' .. (place - 1), was, lease)
         held, account.changed = was, true
@@ -392,6 +408,11 @@ local function extend()
   if total <= tokens and more > 0 and narrowest then
     local account = accounts[narrowest]
     local needed = math.max(0, amount(account, tokens + 1) - amount(account, tokens))
+    for place, its in ipairs(accounts) do
+      if meanwhile >= 0 and its.kind == 'h' then
+        redis.call('HSET', its.hash, 'W' .. hold .. ':' .. (place - 1), text(amount(its, meanwhile)))
+      end
+    end
     return refused(accounts, narrowest, needed, now)
   end
   for place, account in ipairs(accounts) do
@@ -399,6 +420,9 @@ local function extend()
       local held = math.max(account.own, amount(account, total))
       account.held = math.min(MOST, account.held + held - account.own)
       put(account, hold .. ':' .. (place - 1), held, lease)
+      if meanwhile >= 0 then
+        redis.call('HDEL', account.hash, 'W' .. hold .. ':' .. (place - 1))
+      end
       save(account, now)
     end
   end
@@ -408,15 +432,15 @@ end
 -- Of one account of a settlement. `used` below 0: as much as is held.
 local function settles(account, hold, now, held_there, used)
   if account.kind == 'h' then
-    local held, was, part, said = found(account, hold)
+    local held, was, late = found(account, hold)
     if held then
       account.held = math.max(0, account.held - held)
     elseif was then
-      gives_back(account, was, part, said)
+      gives_back(account, late, was)
     end
     -- What is not known here was lost with Redis' memory: it is charged all the same.
     local had = held or was or held_there
-    local its = used < 0 and had or used
+    local its = used < 0 and math.max(had, owes(account, hold)) or used
     takes(account, its, now)
     account.over = math.min(MOST, account.over + math.max(0, its - had))
   elseif account.kind == 'c' then
@@ -453,9 +477,9 @@ local function renew()
   for _ = 1, number() do
     local account = open()
     local hold, wanted = word(), number()
-    local held, was, part, said = found(account, hold)
+    local held, was, late = found(account, hold)
     if was then
-      gives_back(account, was, part, said)
+      gives_back(account, late, was)
     end
     local its = math.max(held or was or 0, wanted)
     account.held = math.min(MOST, account.held + its - (held or 0))

@@ -7,7 +7,7 @@ use super::Names;
 use super::account::Account;
 use super::link::{Lost, Operation};
 use super::wire::Reply;
-use crate::charge::{Charge, Terms};
+use crate::charge::{Charge, More, Terms};
 
 /// Amounts are below: numbers of Lua are doubles. What would be more fits into no account.
 pub(super) const LIMIT: u64 = 1 << 53;
@@ -123,7 +123,7 @@ pub(super) fn reserve(
 pub(super) fn extend(
     (names, generation): (&Names, u64),
     hold: u64,
-    (more, tokens): (u64, u64),
+    (more, tokens): (More, u64),
     charges: &[(Arc<Account>, Terms, u64, bool)],
     (now, lease): (i64, Duration),
 ) -> Operation {
@@ -132,8 +132,10 @@ pub(super) fn extend(
     arguments.push(names.hold(hold));
     arguments.push(now.to_string());
     arguments.push(lease.as_millis().to_string());
-    arguments.push(more.min(MOST_TOKENS).to_string());
+    arguments.push(more.tokens.min(MOST_TOKENS).to_string());
     arguments.push(tokens.min(MOST_TOKENS).to_string());
+    let meanwhile = more.meanwhile.map(|it| it.min(MOST_TOKENS).to_string());
+    arguments.push(meanwhile.unwrap_or_else(|| "-1".to_owned()));
     arguments.push(charges.len().to_string());
     for (account, terms, limit, alert) in charges {
         charged(&mut operation, account, (*terms, *limit, *alert, 0), now);

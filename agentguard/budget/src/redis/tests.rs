@@ -16,7 +16,7 @@ use super::link::Link;
 use super::server::Server;
 use super::wire::Reply;
 use super::{Names, Options, Shared, script};
-use crate::charge::{Charge, Granted, HoldId, Want};
+use crate::charge::{Charge, Granted, HoldId, More, Want};
 use crate::embedded::Embedded;
 use crate::ledger::{Ledger as _, Refused};
 use crate::model::{NOW, Subject, budget, charge, follows, short, step, want};
@@ -133,7 +133,7 @@ impl Subject for Host<'_> {
     fn extend(
         &mut self,
         id: HoldId,
-        more: u64,
+        more: More,
         budgets: &[Arc<Budget>],
         now: i64,
     ) -> Result<u64, Refused> {
@@ -210,7 +210,7 @@ fn kinds() -> Vec<Arc<Budget>> {
 #[derive(Clone, Debug)]
 enum Do {
     Begin(u8, u64, u64, u64, u64),
-    More(usize, u64),
+    More(usize, u64, Option<u64>),
     End(usize, Option<u64>),
     Wait(i64),
 }
@@ -219,7 +219,8 @@ fn doing() -> impl Strategy<Value = Do> {
     prop_oneof![
         4 => (1_u8.., 0_u64..200, 0_u64..3_000_000, 0_u64..400, 0_u64..5)
             .prop_map(|(which, fixed, rate, tokens, place)| Do::Begin(which, fixed, rate, tokens, place)),
-        2 => (any::<usize>(), 1_u64..300).prop_map(|(which, more)| Do::More(which, more)),
+        2 => (any::<usize>(), 1_u64..300, proptest::option::of(0_u64..3000))
+            .prop_map(|(which, more, meanwhile)| Do::More(which, more, meanwhile)),
         4 => (any::<usize>(), proptest::option::of(0_u64..500)).prop_map(|(which, used)| Do::End(which, used)),
         2 => (-100_000_i64..1_500_000).prop_map(Do::Wait),
     ]
@@ -272,7 +273,8 @@ fn it_says_what_the_ledger_of_one_host_says() {
                     let budgets: Vec<_> = want.charges.iter().map(|it| it.budget.clone()).collect();
                     open.extend(ours.zip(its).map(|(ours, its)| (ours, its, budgets)));
                 }
-                Do::More(which, more) if !open.is_empty() => {
+                Do::More(which, tokens, meanwhile) if !open.is_empty() => {
+                    let more = More { tokens, meanwhile };
                     let (ours, its, budgets) = &open[which % open.len()];
                     let shared = format!("{:?}", host.extend(*ours, more, budgets, now));
                     let embedded = format!("{:?}", one.extends(*its, more, budgets, now));
@@ -367,7 +369,9 @@ async fn the_hold_of_a_host_that_died_is_charged_once_and_corrected_when_it_come
     // It was not dead: it goes on, and says what it has used.
     let budgets = [tokens.clone()];
     assert_eq!(
-        dead.extend(held.id, 20, &budgets, NOW).await.expect("room"),
+        dead.extend(held.id, 20.into(), &budgets, NOW)
+            .await
+            .expect("room"),
         10
     );
     assert_eq!(used_and_held(&server, &tokens), (0, 100));
@@ -377,6 +381,51 @@ async fn the_hold_of_a_host_that_died_is_charged_once_and_corrected_when_it_come
     dead.settle(held.id, Some(&[7]), NOW);
     settled(&dead).await;
     assert_eq!(used_and_held(&server, &tokens), (7, 0));
+}
+
+#[tokio::test]
+async fn what_is_written_while_a_call_waits_is_charged_if_its_host_dies() {
+    let Some(server) = Server::start(&["--appendonly", "no"]) else {
+        return;
+    };
+    let tokens = budget("t", Unit::Tokens, 100, Window::Day);
+    let budgets = [tokens.clone()];
+    let (dead, alive) = (open(&options(&server)).await, open(&options(&server)).await);
+    let waits = dead.reserve(&one(&tokens, 40), NOW).await.expect("room");
+    let other = alive.reserve(&one(&tokens, 60), NOW).await.expect("room");
+    let more = More {
+        tokens: 10,
+        meanwhile: Some(500),
+    };
+    let none = short(dead.extend(waits.id, more, &budgets, NOW).await);
+    assert!(none.may_pass(), "{none:?}");
+    // Nothing of it is held from others.
+    assert_eq!(used_and_held(&server, &tokens), (0, 100));
+    alive.settle(other.id, Some(&[0]), NOW);
+    settled(&alive).await;
+    let takes = alive.reserve(&one(&tokens, 60), NOW).await.expect("room");
+    expire(&server);
+    short(alive.reserve(&one(&tokens, 1), NOW).await);
+    let key = key(&server, &tokens).expect("an account");
+    let over = || server.number(&key, "o");
+    assert_eq!((used_and_held(&server, &tokens), over()), ((560, 0), 460));
+    // Neither was dead.
+    alive.settle(takes.id, Some(&[20]), NOW);
+    settled(&alive).await;
+    assert_eq!((used_and_held(&server, &tokens), over()), ((520, 0), 460));
+    let got = dead.extend(waits.id, more, &budgets, NOW).await;
+    assert_eq!(got.expect("room"), 10);
+    assert_eq!((used_and_held(&server, &tokens), over()), ((20, 50), 0));
+    // It does not wait any more, so that it owes what it holds.
+    expire(&server);
+    let whole = want(vec![charge(&tokens, "a", 100, 0)], 0, 0);
+    short(alive.reserve(&whole, NOW).await);
+    assert_eq!((used_and_held(&server, &tokens), over()), ((70, 0), 0));
+    dead.settle(waits.id, Some(&[45]), NOW);
+    settled(&dead).await;
+    assert_eq!((used_and_held(&server, &tokens), over()), ((65, 0), 0));
+    // Nothing of it stays.
+    assert_eq!(server.texts(&["HKEYS", &key]).len(), 7);
 }
 
 #[tokio::test]
@@ -448,7 +497,7 @@ async fn a_redis_that_forgets_is_told_what_is_under_way_and_charged_what_is_over
     server.ask(&["FLUSHALL"]);
     assert_eq!(
         shared
-            .extend(open_one.id, 100, &budgets, NOW)
+            .extend(open_one.id, 100.into(), &budgets, NOW)
             .await
             .expect("room"),
         60
@@ -561,7 +610,7 @@ async fn while_it_is_away_calls_are_refused_and_nothing_stays_held() {
     let (_, why) = shared.standing().away.expect("away");
     assert!(why.contains("no answer within 500 ms"), "{why}");
     let refused = shared
-        .extend(held.id, 5, std::slice::from_ref(&tokens), NOW)
+        .extend(held.id, 5.into(), std::slice::from_ref(&tokens), NOW)
         .await;
     assert!(matches!(refused, Err(Refused::Away(_))), "{refused:?}");
     server.goes_on();
@@ -609,19 +658,19 @@ async fn time_that_is_over_ends_what_is_under_way_also_while_it_is_away() {
     let spent = shared.reserve(&want(charges, 0, 0), NOW).await;
     let spent = spent.expect("room").id;
     let both = [tokens, Arc::clone(&time)];
-    let early = short(shared.extend(spent, 1, &both, NOW + 9_999).await);
+    let early = short(shared.extend(spent, 1.into(), &both, NOW + 9_999).await);
     assert_eq!(early.charge, 0);
-    let late = short(shared.extend(spent, 1, &both, NOW + 10_000).await);
+    let late = short(shared.extend(spent, 1.into(), &both, NOW + 10_000).await);
     assert_eq!(late.charge, 1);
     let charged = vec![charge(&time, "a", 0, 0)];
     let one = shared.reserve(&want(charged, 0, 0), NOW).await;
     let one = one.expect("time").id;
     server.stops();
     let only = [time];
-    let more = shared.extend(one, 1, &only, NOW + 9_999).await;
+    let more = shared.extend(one, 1.into(), &only, NOW + 9_999).await;
     assert_eq!(more.expect("time"), 1);
     assert!(shared.standing().away.is_some());
-    let late = short(shared.extend(one, 1, &only, NOW + 10_000).await);
+    let late = short(shared.extend(one, 1.into(), &only, NOW + 10_000).await);
     assert_eq!((late.charge, late.balance.used), (0, 10_000));
     server.goes_on();
 }
@@ -656,7 +705,7 @@ async fn what_was_drawn_in_advance_is_spent_while_it_is_away_and_no_more() {
     assert!(shared.standing().away.is_some());
     assert_eq!(
         shared
-            .extend(first.id, 20, &budgets, NOW)
+            .extend(first.id, 20.into(), &budgets, NOW)
             .await
             .expect("drawn"),
         20
@@ -875,7 +924,7 @@ async fn a_host_spends_what_it_has_drawn_before_it_is_short() {
     shared.settle(second.id, Some(&[20]), NOW);
     settled(&shared).await;
     let budgets = [tokens.clone()];
-    let more = shared.extend(first.id, 70, &budgets, NOW).await;
+    let more = shared.extend(first.id, 70.into(), &budgets, NOW).await;
     assert_eq!(more.expect("room"), 70);
     assert_eq!(used_and_held(&server, &tokens), (20, 80));
 }
@@ -916,7 +965,7 @@ async fn the_rights_that_the_page_names_are_enough() {
     let budgets = [tokens.clone(), places];
     assert_eq!(
         shared
-            .extend(granted.id, 5, &budgets, NOW)
+            .extend(granted.id, 5.into(), &budgets, NOW)
             .await
             .expect("room"),
         5
@@ -952,7 +1001,7 @@ async fn a_cluster_finds_all_keys_in_one_place() {
     let granted = shared.reserve(&asked, NOW).await.expect("room");
     assert_eq!(
         shared
-            .extend(granted.id, 5, &budgets, NOW)
+            .extend(granted.id, 5.into(), &budgets, NOW)
             .await
             .expect("room"),
         5

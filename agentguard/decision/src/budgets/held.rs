@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Caches, Rate, Tier};
 use agentguard_budget::tokens::Counter;
-use agentguard_budget::{Estimate, Granted, HoldId, Ledger, Refused, Want, used};
+use agentguard_budget::{Estimate, Granted, HoldId, Ledger, More, Refused, Want, used};
 use agentguard_model::budget::{Budget, Unit};
 use agentguard_model::{BudgetLine, Usage};
 use jiff::Timestamp;
@@ -268,7 +268,8 @@ impl Held {
             .max(reserved)
     }
 
-    /// Reserves more for a call that has written so many tokens. `budgets`: those of its charges, as they are now.
+    /// Reserves more for a call that has written so many tokens. `budgets`: those of its charges, as they are now. Where
+    /// there is not more it may wait: its provider writes on meanwhile, up to its limit, and nobody looks.
     pub(super) async fn extend(
         &self,
         written: u64,
@@ -281,7 +282,10 @@ impl Held {
         if wanted <= granted {
             return Ok(());
         }
-        let more = wanted - granted;
+        let more = More {
+            tokens: wanted - granted,
+            meanwhile: Some(self.limit().max(written)),
+        };
         let now = Timestamp::now().as_millisecond();
         let got = self.ledger.extend(self.id, more, budgets, now).await;
         let got = got.map_err(|refused| self.beside_own(refused))?;
@@ -319,7 +323,7 @@ impl Held {
     /// what is known.
     pub(super) async fn too_late(&self, budgets: &[Arc<Budget>]) -> Option<Refused> {
         let now = Timestamp::now().as_millisecond();
-        let asked = self.ledger.extend(self.id, 1, budgets, now).await;
+        let asked = self.ledger.extend(self.id, 1.into(), budgets, now).await;
         match asked {
             Err(Refused::Short(short)) => {
                 let unit = budgets.get(short.charge)?.unit;

@@ -3,7 +3,7 @@
 use std::future::ready;
 use std::sync::Arc;
 
-use agentguard_budget::{Asked as Answer, Granted, HoldId, Ledger, Refused, Want};
+use agentguard_budget::{Asked as Answer, Granted, HoldId, Ledger, More, Refused, Want};
 use agentguard_model::budget::Budget;
 use agentguard_model::{
     Bytes, Llm, LlmAnswer, LlmOperation, Mode, Outcome, ReasonCode, Tool, ToolAnswer,
@@ -205,7 +205,7 @@ impl Ledger for Away {
         Box::pin(ready(Err(Refused::Away("it is down".to_owned()))))
     }
 
-    fn extend<'a>(&'a self, _: HoldId, _: u64, _: &'a [Arc<Budget>], _: i64) -> Answer<'a, u64> {
+    fn extend<'a>(&'a self, _: HoldId, _: More, _: &'a [Arc<Budget>], _: i64) -> Answer<'a, u64> {
         Box::pin(ready(Err(Refused::Settled)))
     }
 

@@ -4,7 +4,7 @@ use std::future::ready;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use agentguard_budget::{Granted, HoldId, Ledger, Refused, Want};
+use agentguard_budget::{Granted, HoldId, Ledger, More, Refused, Want};
 use agentguard_model::budget::Budget;
 use agentguard_model::{
     ActionKind, AgentId, Layer, Mode, ReasonCode, Tool, ToolDefinition, Verdict,
@@ -42,7 +42,7 @@ impl Ledger for Settled {
         Box::pin(ready(Ok(granted)))
     }
 
-    fn extend<'a>(&'a self, _: HoldId, _: u64, _: &'a [Arc<Budget>], _: i64) -> Answer<'a, u64> {
+    fn extend<'a>(&'a self, _: HoldId, _: More, _: &'a [Arc<Budget>], _: i64) -> Answer<'a, u64> {
         Box::pin(ready(Err(Refused::Settled)))
     }
 

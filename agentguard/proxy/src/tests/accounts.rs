@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agentguard_budget::{Asked, Embedded, Granted, HoldId, Ledger, Want};
+use agentguard_budget::{Asked, Embedded, Granted, HoldId, Ledger, More, Want};
 use agentguard_decision::Accounting;
 use agentguard_model::budget::Budget;
 use agentguard_model::{Decision, ReasonCode, Verdict};
@@ -31,7 +31,7 @@ impl Ledger for OwnLedger {
     fn extend<'a>(
         &'a self,
         id: HoldId,
-        more: u64,
+        more: More,
         budgets: &'a [Arc<Budget>],
         now: i64,
     ) -> Asked<'a, u64> {

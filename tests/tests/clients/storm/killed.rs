@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use agentguard_model::budget::Unit;
 use agentguard_tests::{World, client, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -90,6 +91,73 @@ fn killed<'w>(world: &'w World, python: &Path, store: &Store<'w>, who: Killed) {
     }
     let bill = storm.provider.bills().remove(&1).unwrap();
     assert!(bill.output <= output, "{bill:?}");
+}
+
+/// Two streams wait for each other when somebody is killed, and their provider has written on.
+fn killed_waiting<'w>(world: &'w World, python: &Path, store: &Store<'w>, who: Killed) {
+    let calls = vec![Call::greedy(1), Call::greedy(2)];
+    let mut storm = Storm::gathers(world, python, store, calls).unwrap();
+    storm.begins(0).unwrap();
+    let wrote = || (storm.provider.wrote() == 2).then_some(());
+    wait_until("far more to be written than passes", LATE, wrote).unwrap();
+    let scarce = "tight-model-out/agent=agent-10,model=gpt-4o-mini";
+    let before = accounts(&storm.guard).unwrap();
+    let it = &before[scarce];
+    assert_eq!((it.used, it.held), (0, it.limit), "nothing is left");
+
+    kill(&mut storm, who);
+    storm.said("over", 1).unwrap();
+    let notes = notes(&storm.clients);
+    for note in notes.values() {
+        let waited = note.end == End::Lost && note.words < 1_000;
+        assert!(waited, "{notes:?}");
+    }
+    storm.calms().unwrap();
+    let (bills, record) = (storm.provider.bills(), recorded(&storm.guard).unwrap());
+    // Also what a second end finds is charged already.
+    for _ in 0..2 {
+        store.expires().unwrap();
+        let told = storm.settled().unwrap();
+        for account in storm.calls[0].accounts() {
+            let (mut billed, mut bound) = (0, 0);
+            for call in &storm.calls {
+                let bill = &bills[&call.number];
+                billed += call.amount(account.unit, bill.input, bill.output);
+                let clamped = record[&call.number].budget[0].clamped;
+                bound += call.bound(account.unit, clamped);
+            }
+            let used = told.get(&account.name).map_or(0, |it| it.used);
+            let its = format!("{who:?}: {account:?}: {billed} ≤ {used} ≤ {bound}");
+            assert!(account.name != scarce || billed > account.limit, "{its}");
+            // Of calls at the same time none is used up.
+            let counts = account.unit != Unit::ConcurrentCalls;
+            assert!(!counts || (billed..=bound).contains(&used), "{its}");
+        }
+        kill(&mut storm, who);
+    }
+}
+
+#[test]
+fn streams_whose_daemon_is_killed_while_they_wait_are_charged_what_was_written_meanwhile() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    for who in [Killed::Daemon, Killed::Worker] {
+        let world = world("storm-waiting").unwrap();
+        killed_waiting(&world, &python, &Store::Embedded, who);
+    }
+}
+
+#[test]
+fn streams_whose_daemon_is_killed_while_they_wait_are_charged_so_in_redis() {
+    let (Some(python), Some(_)) = (
+        client::python().unwrap(),
+        client::find("redis-server").unwrap(),
+    ) else {
+        return;
+    };
+    let world = world("storm-waiting").unwrap();
+    killed_waiting(&world, &python, &Store::shared(&world), Killed::Daemon);
 }
 
 #[test]

@@ -101,6 +101,11 @@ impl Provider {
         bills.map(|bill| (bill.ends, bill)).collect()
     }
 
+    /// How many calls have told that they have written as much as they were to tell of.
+    pub(crate) fn wrote(&self) -> usize {
+        self.0.stdout().matches("\"wrote\"").count()
+    }
+
     /// The limits with which calls arrived.
     pub(crate) fn limits(&self) -> HashMap<u64, u64> {
         let begun = lines::<Begin>(&self.0).into_iter();

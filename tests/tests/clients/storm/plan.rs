@@ -3,7 +3,7 @@
 use agentguard_model::budget::Unit;
 use serde_json::{Value, json};
 
-use super::terms::{AGENTS, ANTHROPIC, LEVELS, MODELS, MOST, Model, TENANTS, TIGHT, agent, tenant};
+use super::terms::{AGENTS, ANTHROPIC, LEVELS, MODELS, MOST, Model, TENANTS, agent, tenant};
 
 /// How many calls each makes at once.
 const AT_ONCE: usize = 15;
@@ -59,6 +59,8 @@ pub(crate) struct Call {
     pace: f64,
     fate: Fate,
     at: u64,
+    /// Behind how many words its provider tells that it has written them.
+    tell: Option<u64>,
     leave: Option<u64>,
     padding: usize,
 }
@@ -75,10 +77,8 @@ pub(crate) struct Account {
 impl Call {
     fn new(random: &mut Random, number: u64, agent: usize, wave: usize) -> Self {
         let model = &MODELS[usize::try_from(random.within(0, 4)).unwrap()];
-        let words = match (wave, tenant(agent), random.within(0, 5)) {
-            // What waits for others in the middle of its answer when the daemon is killed, is written on unseen.
-            (0, TIGHT, _) => random.within(5, 100),
-            (_, _, 0..2) => random.within(5, 150),
+        let words = match random.within(0, 5) {
+            0..2 => random.within(5, 150),
             _ => random.within(150, 700),
         };
         let hidden = if model.hidden {
@@ -122,6 +122,7 @@ impl Call {
             pace: f64::from(u32::try_from(takes / events).unwrap()) / 1e3,
             fate,
             at,
+            tell: None,
             leave,
             padding: usize::try_from(random.within(0, 3_000)).unwrap(),
         }
@@ -141,6 +142,7 @@ impl Call {
             pace: 0.01,
             fate: Fate::Done,
             at: 0,
+            tell: None,
             leave: None,
             padding: 0,
         }
@@ -157,6 +159,20 @@ impl Call {
         }
     }
 
+    /// One that needs most of what an agent has of a model, and more than its half: of two, each waits for the other.
+    /// Its provider tells when it has written far more than that half.
+    pub(crate) fn greedy(number: u64) -> Self {
+        Self {
+            model: &MODELS[0],
+            limit: Some(1_400),
+            words: 1_400,
+            per: 16,
+            pace: 0.05,
+            tell: Some(1_100),
+            ..Self::small(number, AGENTS / 2, 0)
+        }
+    }
+
     /// For the program that makes it.
     fn planned(&self) -> Value {
         let fate = match self.fate {
@@ -166,8 +182,11 @@ impl Call {
         let mut prompt = json!({
             "call": self.number, "words": self.words, "hidden": self.hidden, "per": self.per, "pace": self.pace,
             "fate": fate, "at": self.at, "input": self.padding / 4 + 50,
-        })
-        .to_string();
+        });
+        if let Some(tell) = self.tell {
+            prompt["tell"] = json!(tell);
+        }
+        let mut prompt = prompt.to_string();
         prompt.extend(std::iter::repeat_n(' ', self.padding));
         let mut body = json!({ "model": self.model.name, "stream": true });
         match self.model.path {

@@ -150,9 +150,6 @@ pub(crate) const LEVELS: [Level; 8] = [
 
 pub(crate) const TENANTS: [&str; 2] = ["wide", "tight"];
 
-/// Which of them has too little.
-pub(crate) const TIGHT: usize = 1;
-
 pub(crate) fn agent(number: usize) -> String {
     format!("agent-{number:02}")
 }

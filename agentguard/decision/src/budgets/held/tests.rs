@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use agentguard_budget::prices::{Caches, Prices, Tier};
 use agentguard_budget::{
-    Asked, Charge, Estimate, Granted, HoldId, Ledger, Refused, Scope, Terms, Want,
+    Asked, Charge, Estimate, Granted, HoldId, Ledger, More, Refused, Scope, Terms, Want,
 };
 use agentguard_model::budget::{Budget, Reached, Unit, Window};
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ impl Ledger for Away {
         Box::pin(async { Err(Refused::Away("it is down".to_owned())) })
     }
 
-    fn extend<'a>(&'a self, _: HoldId, _: u64, _: &'a [Arc<Budget>], _: i64) -> Asked<'a, u64> {
+    fn extend<'a>(&'a self, _: HoldId, _: More, _: &'a [Arc<Budget>], _: i64) -> Asked<'a, u64> {
         Box::pin(async { Err(Refused::LeaseSpent("it is down".to_owned())) })
     }
 
