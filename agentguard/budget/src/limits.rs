@@ -632,8 +632,7 @@ impl Account {
 
 impl Ticket {
     /// Whether nothing has to be told of it: it is counted by nothing that looks at what comes of it.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         !self.entries.iter().any(|it| it.by.is_told())
     }
 

@@ -495,7 +495,8 @@ impl<R: Recorder> Decider<R> {
                 }
             }
         }
-        let held = (held, ticket.filter(|it| !it.is_idle()));
+        // Also one that nobody is told of: whoever refuses the call behind this gives it back.
+        let held = (held, ticket);
         let concluding =
             self.conclude_charged(&policy, client, &target, seen, ruling, held, started);
         let decided = concluding.await.for_want_of(spent);

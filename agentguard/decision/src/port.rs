@@ -200,6 +200,17 @@ impl Decided {
         }
     }
 
+    /// It is refused behind this, before anything of it was sent: it holds nothing any more, and rates and repetitions do
+    /// not count it, so that it may come again.
+    pub fn gives_back(&self) {
+        if let Some(held) = self.held() {
+            held.release();
+        }
+        if let Some(ticket) = self.ticket() {
+            ticket.give_back();
+        }
+    }
+
     pub(crate) fn keep(&mut self, agent: Option<AgentName>) {
         if agent.is_some() {
             self.aside.get_or_insert_default().keeps = agent;

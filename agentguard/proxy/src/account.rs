@@ -272,6 +272,11 @@ impl<R: Recorder> Account<R> {
         }
     }
 
+    /// It is refused here, behind its decision, so that nothing of it is sent: it may come again.
+    pub(crate) fn refused(&self) {
+        self.all_decided().for_each(Decided::gives_back);
+    }
+
     /// Its provider has answered with this status: whom it refuses it does not bill.
     pub(crate) fn refused_with(&self, status: http::StatusCode) {
         if let Some(held) = self.decided.held() {

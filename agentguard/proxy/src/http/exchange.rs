@@ -234,7 +234,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 body
             }
             Err(refused) => {
-                account.unsent();
+                account.refused();
                 account.answered(StatusCode::FORBIDDEN);
                 return refuse(&refused, StatusCode::FORBIDDEN, &tongue);
             }
@@ -350,7 +350,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         }
         if !counts.allowed {
             for (_, account) in &beside {
-                account.unsent();
+                account.refused();
                 account.fail("another message of its batch was denied, so that none was sent");
                 account.answered(StatusCode::FORBIDDEN);
             }

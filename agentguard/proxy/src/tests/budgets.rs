@@ -352,6 +352,58 @@ async fn what_cannot_be_lowered_is_told_whether_to_come_again() {
     drop(first);
 }
 
+/// SDKs come again with what is refused by a budget: limits are not to take that for a loop.
+#[tokio::test]
+async fn what_cannot_be_lowered_is_no_repetition() {
+    let world = by_name(Rules::CallsFewOnce).build().await;
+    let body = json!({ "model": "gpt-4o", "stream": true, "max_tokens": 301, "messages": [] });
+    let request = sized(body.to_string().as_bytes(), "Signature-Input: a=()\r\n");
+    for _ in 0..3 {
+        let mut client = world.connect().await;
+        write(&mut client, &request).await;
+        let (head, told) = read_response(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 429 "), "{head}");
+        assert!(told.contains("budget_exhausted"), "{told}");
+    }
+    // What goes is one.
+    let (first, _upstream) = called(&world, 20).await;
+    let mut again = world.connect().await;
+    let messages = json!([{ "role": "user", "content": "x" }]);
+    let body = json!({ "model": "gpt-4o", "stream": true, "messages": messages, "max_tokens": 20 });
+    write(&mut again, sized(body.to_string().as_bytes(), "")).await;
+    let (_, told) = read_response(&mut again).await;
+    assert!(told.contains("repeated_call"), "{told}");
+    drop(first);
+}
+
+/// One is more than its rate takes: the others are not sent either, and not counted.
+#[tokio::test]
+async fn what_is_not_sent_of_a_batch_is_not_counted() {
+    let world = by_name(Rules::CallsFewOnce).build().await;
+    let batch = |names: &[&str]| {
+        let call = |name: &&str| {
+            let params = json!({ "name": name, "arguments": {} });
+            json!({ "jsonrpc": "2.0", "id": name, "method": "tools/call", "params": params })
+        };
+        let calls: Vec<Value> = names.iter().map(call).collect();
+        let body = Value::Array(calls).to_string();
+        format!(
+            "POST /mcp HTTP/1.1\r\nHost: api.example\r\nContent-Type: application/json\r\n\
+             MCP-Protocol-Version: 2025-03-26\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    for _ in 0..2 {
+        let mut client = world.connect().await;
+        write(&mut client, batch(&["a", "b", "c"])).await;
+        let (_, told) = read_response(&mut client).await;
+        assert!(told.contains("rate_limited"), "{told}");
+    }
+    let mut client = world.connect().await;
+    write(&mut client, batch(&["a", "b"])).await;
+    read_until(&mut world.accept().await, "\r\n\r\n").await;
+}
+
 /// On a WebSocket a provider refuses a call in an event, and does not bill it; but a client cannot have an error end a call
 /// that goes on.
 #[tokio::test]

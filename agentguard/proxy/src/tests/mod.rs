@@ -134,6 +134,8 @@ enum Rules {
     AwsCut,
     /// As [`Self::CallsUnread`], with a budget of 300 tokens of output.
     CallsFew,
+    /// The same, where no call may come again within an hour.
+    CallsFewOnce,
     /// As [`Self::CallsFew`], of 100,000 tokens.
     CallsMany,
     /// The same, each model for itself.
@@ -482,6 +484,7 @@ fn policy(rules: Rules) -> Policy {
         Rules::Calls
         | Rules::CallsUnread
         | Rules::CallsFew
+        | Rules::CallsFewOnce
         | Rules::CallsMany
         | Rules::CallsEach
         | Rules::CallsTimed
@@ -525,7 +528,7 @@ fn policy(rules: Rules) -> Policy {
         _ => "[]",
     };
     let budgets = match rules {
-        Rules::CallsFew | Rules::GeminiFew => {
+        Rules::CallsFew | Rules::GeminiFew | Rules::CallsFewOnce => {
             "[{ id: out, unit: output_tokens, limit: 300, window: day }]"
         }
         Rules::CallsEach => {
@@ -539,6 +542,13 @@ fn policy(rules: Rules) -> Policy {
         _ if rules.is_of_accounts() => {
             "[{ id: calls, unit: calls, limit: 1, window: lifetime, per: [user] }, \
               { id: tools, unit: tool_calls, limit: 1, window: lifetime, per: [session] }]"
+        }
+        _ => "[]",
+    };
+    let limits = match rules {
+        Rules::CallsFewOnce => {
+            "[{ id: loops, repeats: { calls: 1, within: 1h } }, \
+              { id: burst, rate: { calls: 2, every: 1h }, tool: {} }]"
         }
         _ => "[]",
     };
@@ -652,6 +662,7 @@ fn policy(rules: Rules) -> Policy {
         Rules::CallsUnread
         | Rules::CallsFew
         | Rules::GeminiFew
+        | Rules::CallsFewOnce
         | Rules::CallsMany
         | Rules::CallsEach
         | Rules::CallsTimed
@@ -722,7 +733,7 @@ fn policy(rules: Rules) -> Policy {
         }
     };
     let text = format!(
-        "version: 1\ndefaults: {{ not_understood: {not_understood} }}\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}, {{ name: chain, api: json_rpc, hosts: [api.example], paths: [/rpc] }}, {{ name: planner, api: a2a, hosts: [api.example], paths: ['/planner/**'], pin: deny }}, {{ name: guide, api: a2a, hosts: [api.example], paths: ['/guide/**'] }}, {{ name: code, api: graphql, hosts: [api.example], paths: [/graphql] }}, {{ name: tracker, api: http, hosts: [api.example], paths: ['/tracker/**'], tools: [{{ name: create, method: [POST], path: '/tracker/{{project}}/issues', types: {{ limit: integer }} }}, {{ name: by_token, method: [POST], path: '/tracker/by-token/{{token}}/x' }}] }}]\nagents: [{{ name: tester, trusts: {trusts} }}, {{ name: another }}]\nbudgets: {budgets}\nrules: {rules}\n"
+        "version: 1\ndefaults: {{ not_understood: {not_understood} }}\nproviders: {providers}\ntool_servers: [{{ name: files, api: mcp, hosts: [api.example], paths: [/mcp], list: allowed }}, {{ name: held, api: mcp, hosts: [api.example], paths: [/held], pin: deny }}, {{ name: told, api: mcp, hosts: [api.example], paths: [/told] }}, {{ name: chain, api: json_rpc, hosts: [api.example], paths: [/rpc] }}, {{ name: planner, api: a2a, hosts: [api.example], paths: ['/planner/**'], pin: deny }}, {{ name: guide, api: a2a, hosts: [api.example], paths: ['/guide/**'] }}, {{ name: code, api: graphql, hosts: [api.example], paths: [/graphql] }}, {{ name: tracker, api: http, hosts: [api.example], paths: ['/tracker/**'], tools: [{{ name: create, method: [POST], path: '/tracker/{{project}}/issues', types: {{ limit: integer }} }}, {{ name: by_token, method: [POST], path: '/tracker/by-token/{{token}}/x' }}] }}]\nagents: [{{ name: tester, trusts: {trusts} }}, {{ name: another }}]\nbudgets: {budgets}\nlimits: {limits}\nrules: {rules}\n"
     );
     let path = "policy.yaml".to_owned();
     match compile(&[Document { path, text }]) {

@@ -167,6 +167,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         if let Some(held) = decided.held()
             && let Some(denied) = self.flow.reserve_all(&asked, held).await
         {
+            decided.gives_back();
             return Ok(Err(denied));
         }
         let unmade = self.unmade(&decided);
@@ -184,7 +185,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let account = Arc::new(self.flow.account(decided));
         if unmade {
             let message = "what a rule changes in this call was not changed when its connection was opened: connect again";
-            account.unsent();
+            account.refused();
             account.fail(message);
             let code = ReasonCode::NeedsInspection;
             let refused = self.flow.refuse(ActionKind::LlmCall, code, message).await;
@@ -193,7 +194,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let instead = match changed {
             Ok(instead) => instead,
             Err(((code, message), why)) => {
-                account.unsent();
+                account.refused();
                 account.fail(message.clone());
                 if let (true, Some(held)) = (lowers, account.decided().held()) {
                     return Ok(Err(self.flow.not_lowered(&asked, held, &why).await));
@@ -236,6 +237,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     /// Too many calls are under way for this one.
     async fn is_full(&self, account: &Account<R>) -> Stopped {
         let message = "too many calls are under way on one connection";
+        account.refused();
         account.fail(message);
         let code = ReasonCode::LimitReached;
         Stopped::Denied(self.flow.refuse(ActionKind::LlmCall, code, message).await)
@@ -253,6 +255,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         if let Some(held) = decided.held()
             && let Some(denied) = self.flow.reserve_all(&asked, held).await
         {
+            decided.gives_back();
             return Err(Stopped::Denied(denied));
         }
         let account = Arc::new(self.flow.account(decided));
