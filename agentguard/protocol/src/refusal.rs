@@ -78,6 +78,8 @@ pub(crate) struct Problem<'a> {
 #[derive(Serialize)]
 struct FailedEvent<'a> {
     r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_id: Option<&'a str>,
     response: FailedResponse<'a>,
     error: OpenaiFault<'a>,
 }
@@ -100,6 +102,8 @@ struct FailedError<'a> {
 #[derive(Serialize)]
 struct TurnError<'a> {
     r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_id: Option<&'a str>,
     status: u16,
     error: OpenaiFault<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -280,7 +284,10 @@ impl Refusal<'_> {
             Endpoint::Messages | Endpoint::MessagesTokens | Endpoint::PredictMessages { .. } => {
                 ("event: error\n", body(LlmApi::Anthropic))
             }
-            Endpoint::Responses => ("event: response.failed\n", self.failed_response().into()),
+            Endpoint::Responses => (
+                "event: response.failed\n",
+                self.failed_response(None).into(),
+            ),
             Endpoint::CohereChat => ("event: message-end\n", self.cohere_end().into()),
             endpoint => ("", body(endpoint.api())),
         };
@@ -322,10 +329,11 @@ impl Refusal<'_> {
 
     /// Codex looks at the response's error: it shows the message of a prompt that is invalid, and tries again when the
     /// message of a rate limit says so; `OpenAI`'s SDKs look at `error` (openai-python 3, `_streaming.py`).
-    fn failed_response(&self) -> Vec<u8> {
+    fn failed_response(&self, lane: Option<&str>) -> Vec<u8> {
         let message = &self.message();
         let event = FailedEvent {
             r#type: "response.failed",
+            stream_id: lane,
             response: FailedResponse {
                 object: "response",
                 status: "failed",
@@ -353,16 +361,18 @@ impl Refusal<'_> {
         }
     }
 
-    /// The refusal of a call on a WebSocket of `OpenAI`'s Responses, as the event that is its answer.
+    /// The refusal of a call on a WebSocket of `OpenAI`'s Responses, as the event that is its answer: in its lane, where it
+    /// names one.
     #[must_use]
-    pub fn turn_event(&self) -> Vec<u8> {
+    pub fn turn_event(&self, lane: Option<&str>) -> Vec<u8> {
         // Codex tries no error again that has a status of a client's fault, and does so a response that has failed.
         if waits(self.reason.code) {
-            return self.failed_response();
+            return self.failed_response(lane);
         }
         let message = self.message();
         let event = TurnError {
             r#type: "error",
+            stream_id: lane,
             status: self.status().as_u16(),
             error: self.openai_fault(&message),
             headers: self.headers_for_codex(&message),

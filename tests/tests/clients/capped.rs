@@ -135,8 +135,7 @@ fn agents_whose_budget_ends_in_the_middle_of_an_answer_say_so_and_stop() {
     let Some(python) = client::python().unwrap() else {
         return;
     };
-    // A turn on a WebSocket is reserved as a whole: nothing can end in its middle.
-    for (program, more) in [("claude", ""), ("codex", HTTPS)] {
+    for (program, more) in AGENTS {
         let stage = Stage::new("capped-cut", &python).unwrap();
         let Some(mut agent) = agent(&stage.world, program).unwrap() else {
             return;

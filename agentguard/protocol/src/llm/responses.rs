@@ -131,6 +131,11 @@ impl Document {
         }
     }
 
+    /// Whether it is an error by itself. On a WebSocket it may be about something else than an answer.
+    pub(super) fn is_error(&self) -> bool {
+        self.kind.as_deref() == Some("error")
+    }
+
     /// Whether an answer begins with it, or something is told of what one puts out, or of its tokens. Other events are
     /// about connections and calls, or say nothing that is looked at.
     pub(super) fn is_of_answer(&self) -> bool {

@@ -114,9 +114,20 @@ pub struct TurnEvent {
     pub progress: Progress,
     /// Whether an answer begins with it, or something is told of what one puts out, or of its tokens.
     pub is_of_answer: bool,
+    /// Whether it is an error, which may be about something else than an answer.
+    pub is_error: bool,
     document: Box<Document>,
     /// What the model has written, where that is heard.
     written: Option<(Written, written::Document)>,
+}
+
+impl TurnEvent {
+    /// Whether it tells something of an answer, or of a response. Others are about the connection.
+    #[must_use]
+    pub const fn is_told(&self) -> bool {
+        let within = matches!(self.progress, Progress::Within);
+        self.is_of_answer || self.response.is_some() || !within
+    }
 }
 
 impl EventReader {
@@ -169,6 +180,7 @@ impl EventReader {
             response: document.response.take(),
             progress: document.progress(),
             is_of_answer: document.is_of_answer(),
+            is_error: document.is_error(),
             document: Box::new(document),
             written: self.hearing.map(|it| it.into_event()),
         }))

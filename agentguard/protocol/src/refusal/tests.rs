@@ -83,7 +83,9 @@ fn a_call_of_a_language_model_is_refused_as_its_provider_would() {
     let event = format!(
         r#"{{"type":"error","status":403,"error":{{"message":"{told}","type":"invalid_request_error","param":null,"code":"rule_deny"}}}}"#
     );
-    assert_eq!(refusal.turn_event(), event.as_bytes());
+    assert_eq!(refusal.turn_event(None), event.as_bytes());
+    let in_lane = event.replacen(r#""error","#, r#""error","stream_id":"a","#, 1);
+    assert_eq!(refusal.turn_event(Some("a")), in_lane.as_bytes());
     let fault = format!(
         r#""error":{{"message":"{told}","type":"invalid_request_error","param":null,"code":"rule_deny","event_id":"event_7"}}"#
     );
@@ -513,14 +515,14 @@ fn turns_and_sessions_are_told_of_budgets_in_events_of_theirs() {
     let account = spent();
     let told =
         |code, event: fn(&Refusal<'_>) -> Vec<u8>| json(&for_want(code, Some(&account), event));
-    let event = told(ReasonCode::BudgetExhausted, |it| it.turn_event());
+    let event = told(ReasonCode::BudgetExhausted, |it| it.turn_event(None));
     assert_eq!(event["type"], "error");
     assert_eq!(event["status"], 429);
     assert_eq!(event["error"]["type"], "usage_limit_reached");
     assert_eq!(event["error"]["resets_at"], 1_795_910_400);
     let shown = event["headers"]["x-codex-promo-message"].as_str().unwrap();
     assert!(shown.contains(WHAT), "{shown}");
-    let event = told(ReasonCode::RateLimited, |it| it.turn_event());
+    let event = told(ReasonCode::RateLimited, |it| it.turn_event(None));
     assert_eq!(event["type"], "response.failed");
     assert_eq!(event["response"]["error"]["code"], "rate_limit_exceeded");
     let event = told(ReasonCode::BudgetExhausted, |it| {

@@ -19,7 +19,7 @@ use crate::http::checked::Checked;
 use crate::http::reading::Reading;
 
 /// For how long it is read at most.
-const MOMENT: Duration = Duration::from_millis(500);
+pub(super) const MOMENT: Duration = Duration::from_millis(500);
 
 /// Where nothing has come for so long, all has.
 const QUIET: Duration = Duration::from_millis(100);

@@ -74,7 +74,8 @@ impl Meter {
         }
     }
 
-    fn count(&self) -> u64 {
+    /// How many there were.
+    pub(crate) fn count(&self) -> u64 {
         self.counter.count().saturating_add(self.unread)
     }
 

@@ -1,14 +1,17 @@
 //! Circuits of upstreams: whose failure one is.
 
-use agentguard_model::{ReasonCode, Verdict};
+use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};
 use agentguard_policy::{Document, compile};
+use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
 use super::http::read_response;
-use super::{Rules, World, by_name, codes, read_until, write};
+use super::websocket::{frame, masked};
+use super::{Rules, World, by_name, codes, read_until, turns, write};
 
 /// One failure opens the circuit of the upstream, for an hour.
 const POLICY: &str = "version: 1
+providers: [{ name: ours, api: openai, hosts: [api.example] }]
 tool_servers: [{ name: files, api: mcp, hosts: [api.example], paths: [/mcp] }]
 agents: [{ name: tester }]
 rules:
@@ -60,4 +63,51 @@ async fn a_client_that_breaks_off_what_it_sends_opens_no_circuit() {
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
     drop(client);
     assert_eq!(codes(&world.end().await), [ALLOWED, ALLOWED, OPEN]);
+}
+
+/// A server that ends a WebSocket in the middle of an answer has failed; a client that does has not.
+#[tokio::test]
+async fn a_server_that_breaks_off_a_turn_opens_its_circuit_and_a_client_that_leaves_does_not() {
+    for parts in ["client", "client in words", "server", "server in words"] {
+        let world = world("1h").await;
+        let (mut client, mut upstream) = turns::open(&world).await;
+        let call = turns::create("gpt-4o", "look");
+        write(&mut client, &call).await;
+        turns::passes(&mut upstream, &call).await;
+        let created =
+            json!({ "type": "response.created", "response": { "id": "r1", "model": "gpt" } });
+        let created = turns::event(&created);
+        write(&mut upstream, &created).await;
+        turns::passes(&mut client, &created).await;
+        match parts {
+            "client in words" => write(&mut client, masked(0x88, [3, 0xe8])).await,
+            "server in words" => write(&mut upstream, frame(0x88, [3, 0xe9])).await,
+            _ => {}
+        }
+        let (first, second) = match parts.starts_with("client") {
+            true => (client, upstream),
+            false => (upstream, client),
+        };
+        drop(first);
+        let over = |it: &[Decision]| {
+            let mut calls = it.iter().filter(|it| it.action.kind == ActionKind::LlmCall);
+            calls.all(|it| it.outcome.is_some())
+        };
+        super::settled().await;
+        drop(second);
+        world.until(over).await;
+        let mut client = world.connect().await;
+        write(&mut client, GET).await;
+        if parts.starts_with("server") {
+            let (head, _) = read_response(&mut client).await;
+            assert!(head.starts_with("HTTP/1.1 503 "), "{parts}: {head}");
+            drop(client);
+            assert_eq!(world.end().await.last().unwrap().reason.code, OPEN.1);
+        } else {
+            let mut upstream = world.accept().await;
+            read_until(&mut upstream, "\r\n\r\n").await;
+            drop((client, upstream));
+            world.end().await;
+        }
+    }
 }

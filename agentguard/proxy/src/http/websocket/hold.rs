@@ -60,6 +60,9 @@ pub(super) trait Hold: Send {
     fn own(&mut self) -> Option<Vec<u8>> {
         None
     }
+
+    /// Whose messages these are says no more: it has sent a Close frame, or is gone.
+    fn parts(&mut self) {}
 }
 
 /// What decides on the sizes of one message.

@@ -141,13 +141,17 @@ impl Lane {
             };
             match read {
                 Ok(0) => {
+                    hold.parts();
                     return Ok(match out.writer.shutdown().await {
                         Ok(()) => Ended::Finished,
                         Err(error) => Ended::WriteFailed(error),
                     });
                 }
                 Ok(_) => {}
-                Err(error) => return Ok(Ended::ReadFailed(error)),
+                Err(error) => {
+                    hold.parts();
+                    return Ok(Ended::ReadFailed(error));
+                }
             }
         }
     }
@@ -172,7 +176,10 @@ impl Lane {
             Some(Part::Control { used, opcode, .. }) => {
                 // Between the frames of a message that is held it goes first, as it may.
                 out.take(&self.input.split_to(used), false);
-                out.closed |= opcode == Opcode::Close;
+                if opcode == Opcode::Close {
+                    out.closed = true;
+                    hold.parts();
+                }
             }
             Some(Part::Head { used, head }) => {
                 if head.opcode != Opcode::Continuation {

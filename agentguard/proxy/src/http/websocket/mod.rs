@@ -17,18 +17,19 @@ mod turns;
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::{ActionKind, DecisionId, ReasonCode};
 use agentguard_protocol::websocket::{Assembler, Side, Violation, close};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf, sink, split};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::Port;
 use crate::connection::Flow;
+use crate::http::behind::MOMENT;
 use crate::http::exchange::Tunnel;
 use crate::http::gated::Gated;
 use crate::http::growth::Judge;
@@ -122,6 +123,20 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
                     pin!(async { going.await.unwrap_or_else(|it| Err(Stopped::Denied(it))) });
                 until_over(&closes, &mut revoked, going).await
             };
+            let why = match &over {
+                Err(Stopped::Denied(denied)) => relay::revoked(denied),
+                _ => turns::NOT_ENDED.to_owned(),
+            };
+            if turns.breaks(&why) {
+                // What has come already of what is counted is billed, and goes nowhere.
+                let nowhere = AtomicU64::new(0);
+                let mut out = Out::new(sink(), &nowhere);
+                let reader = &mut server.reader;
+                let behind = down.run(reader, &mut out, &mut answers, &nowhere, &closes);
+                if timeout(MOMENT, behind).await.is_err() {
+                    tracing::debug!("a server writes on behind the end of a WebSocket");
+                }
+            }
             between = answers.is_between();
             over
         } else {
@@ -277,7 +292,7 @@ struct Ends<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Ends<'a, S> {
-    fn new(stream: S, written: &'a std::sync::atomic::AtomicU64) -> Self {
+    fn new(stream: S, written: &'a AtomicU64) -> Self {
         let (reader, writer) = split(stream);
         Self {
             reader,

@@ -17,6 +17,10 @@ pub(in crate::http::websocket) struct Answers<'a, R: Recorder, P: Port> {
     in_message: bool,
     /// Whether the message in hand waits until it was read.
     holds: bool,
+    /// Whether it is asked about the tools that it asks for.
+    asks: bool,
+    /// Whether it does not go on, or nothing more of it.
+    drops: bool,
     held: BytesMut,
     /// What that says.
     text: BytesMut,
@@ -33,6 +37,8 @@ impl<'a, R: Recorder, P: Port> Answers<'a, R, P> {
             turns,
             in_message: false,
             holds: false,
+            asks: false,
+            drops: false,
             held: BytesMut::new(),
             text: BytesMut::new(),
             instead: None,
@@ -49,6 +55,8 @@ impl<'a, R: Recorder, P: Port> Answers<'a, R, P> {
 impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
     async fn begin(&mut self, _: &Head) -> Result<(), Stopped> {
         self.in_message = true;
+        self.drops = false;
+        self.asks = self.turns.looks_at_tools();
         self.holds = self.turns.holds_events();
         Ok(())
     }
@@ -63,25 +71,37 @@ impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
             self.text.extend_from_slice(plain);
         }
         let too_long = self.holds && self.held.len() > MAX_HELD;
-        if ends == Ends::Message {
+        let whole = ends == Ends::Message;
+        if whole {
             self.turns.event_ends().await?;
         }
-        if self.holds && (ends == Ends::Message || too_long) {
+        if self.holds && (whole || too_long) {
             let text = std::mem::take(&mut self.text);
-            let event = (!too_long).then_some(&text[..]);
-            let events = self.turns.check(event).await?;
-            self.instead = events.map(|events| {
-                let frames = events.iter().map(|event| text_frame(event.as_bytes()));
-                frames.flatten().collect()
-            });
+            let said = match too_long {
+                true => self.turns.count_unread().await,
+                false => self.turns.count().await?,
+            };
+            self.drops = said.is_some();
+            self.instead = said.map(|said| said.as_slice().into());
+            if self.asks && !self.drops {
+                let event = (!too_long).then_some(&text[..]);
+                let events = self.turns.check(event).await?;
+                self.instead = events.map(|events| {
+                    let frames = events.iter().map(|event| text_frame(event.as_bytes()));
+                    frames.flatten().collect()
+                });
+            }
             self.holds = false;
+        } else if whole && let Some(said) = self.turns.count().await? {
+            // It has gone.
+            self.turns.says(said);
         }
-        if ends == Ends::Message {
+        if whole {
             self.in_message = false;
             self.turns.heard();
             self.turns.settle().await?;
         }
-        Ok(!self.holds)
+        Ok(!self.holds && !self.drops)
     }
 
     async fn change(&mut self) {
@@ -97,7 +117,7 @@ impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
     }
 
     fn take(&mut self, frame: &mut BytesMut, _: bool, give: impl FnOnce(&[u8])) {
-        if self.instead.is_some() {
+        if self.instead.is_some() || self.drops {
             self.held.clear();
         } else if self.holds || !self.held.is_empty() {
             self.held.extend_from_slice(frame);
@@ -120,5 +140,9 @@ impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
             return None;
         }
         self.turns.refusals().pop_front()
+    }
+
+    fn parts(&mut self) {
+        self.turns.server_parts();
     }
 }

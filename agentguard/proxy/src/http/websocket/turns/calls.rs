@@ -276,4 +276,8 @@ impl<R: Recorder, P: Port> Hold for Calls<'_, R, P> {
         let piece = self.kept.pop()?;
         Some((piece, !self.kept.is_empty()))
     }
+
+    fn parts(&mut self) {
+        self.turns.client_parts();
+    }
 }

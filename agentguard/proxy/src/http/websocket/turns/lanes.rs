@@ -12,13 +12,15 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use agentguard_decision::{Asked, Recorder};
+use agentguard_decision::{Asked, Decided, Held, Recorder};
 use agentguard_model::LlmAnswer;
 use agentguard_protocol::content::Beginning;
 use agentguard_protocol::llm::{EventReader, NotUnderstood, Progress, TurnAnswer, TurnEvent};
 
 use super::{Allowed, Asks, Checks, MOST};
 use crate::account::Account;
+use crate::http::metered::Meter;
+use crate::relay::revoked as ended_by;
 use crate::revoked::Revoked;
 
 /// See the module.
@@ -37,11 +39,15 @@ pub(super) struct Lanes<R: Recorder> {
     unread: bool,
     /// Whether something has passed that is no call: an error may be about that.
     talked: bool,
+    /// Whether there was a call whose tokens are counted.
+    counts: bool,
     hearing: Hearing,
     /// Whose the last event is.
     whose: Whose,
     /// Whether it is the end of that.
     ends: bool,
+    /// Whether it is of an answer that was cut before, and does not go on.
+    drops: bool,
     /// The last event, where it begins a response without a call that is being decided.
     next: Option<(TurnEvent, Hearing)>,
     /// What came of responses that no call is known of.
@@ -68,6 +74,28 @@ pub(super) struct Turn<R: Recorder> {
     told: bool,
     /// Whether what came last can be about nothing but this call.
     alone: bool,
+    /// Counts what is written, where a part of what it may write is reserved at a time.
+    meter: Option<Meter>,
+    /// Since when its answer does not go on.
+    cut_off: Option<CutOff>,
+}
+
+/// An answer that its budgets have ended, and that its provider goes on with.
+struct CutOff {
+    /// What was decided; none where the connection is over.
+    denied: Option<Decided>,
+    /// How many tokens it had then.
+    tokens: u64,
+}
+
+/// What is to be asked of budgets for a call that is under way.
+pub(super) struct More {
+    /// Its place.
+    pub(super) at: usize,
+    pub(super) asked: Arc<Asked>,
+    pub(super) held: Arc<Held>,
+    /// For how many tokens of all that it writes.
+    pub(super) tokens: u64,
 }
 
 /// A call that was answered.
@@ -113,6 +141,7 @@ enum Route {
 
 impl<R: Recorder> Turn<R> {
     pub(super) fn new(allowed: Allowed<R>, lane: Option<String>) -> Self {
+        let meter = Meter::of(allowed.account.decided().held());
         Self {
             account: allowed.account,
             revoked: allowed.revoked,
@@ -126,6 +155,15 @@ impl<R: Recorder> Turn<R> {
             begun: false,
             told: false,
             alone: false,
+            meter,
+            cut_off: None,
+        }
+    }
+
+    /// Notes what the last event says that the model has written.
+    fn count(&mut self) {
+        if let Some(meter) = &mut self.meter {
+            self.answer.written(|written| meter.hear(written));
         }
     }
 
@@ -154,9 +192,11 @@ impl<R: Recorder> Default for Lanes<R> {
             steers: 0,
             unread: false,
             talked: false,
+            counts: false,
             hearing: Hearing::default(),
             whose: Whose::Nobody,
             ends: false,
+            drops: false,
             next: None,
             strays: None,
         }
@@ -172,7 +212,16 @@ impl<R: Recorder> Lanes<R> {
     /// A call goes to the server. `unread`: nobody knows what it says.
     pub(super) fn call(&mut self, turn: Turn<R>, unread: bool) {
         self.unread |= unread;
+        self.count(&turn);
         self.open.push_back(turn);
+    }
+
+    /// From now on what is written is heard, if this call's is counted. The event in hand, if there is one, is of none that
+    /// was sent this moment.
+    fn count(&mut self, turn: &Turn<R>) {
+        if turn.meter.is_some() && !mem::replace(&mut self.counts, true) && self.hearing.size == 0 {
+            self.hearing = Hearing::new(true);
+        }
     }
 
     /// Something that is no call does.
@@ -204,8 +253,9 @@ impl<R: Recorder> Lanes<R> {
         &mut self,
         checks: impl Fn(Option<Arc<Asked>>) -> Checks,
     ) -> Option<Arc<Asked>> {
-        let mut hearing = mem::take(&mut self.hearing);
+        let mut hearing = mem::replace(&mut self.hearing, Hearing::new(self.counts));
         let reader = mem::take(&mut hearing.reader);
+        self.drops = false;
         let event = match hearing.fault.take() {
             Some(fault) => Err(fault),
             None => reader.finish(),
@@ -239,7 +289,9 @@ impl<R: Recorder> Lanes<R> {
         let Some((event, hearing)) = self.next.take() else {
             return;
         };
-        self.open.push_front(Turn::new(allowed, event.lane.clone()));
+        let turn = Turn::new(allowed, event.lane.clone());
+        self.count(&turn);
+        self.open.push_front(turn);
         self.hand(0, event, &hearing, checks);
         self.steers = self.steers.saturating_sub(1);
     }
@@ -249,7 +301,11 @@ impl<R: Recorder> Lanes<R> {
         self.whose = Whose::Any;
         for turn in &mut self.open {
             turn.answer.give_up(why.clone());
+            if let Some(meter) = &mut turn.meter {
+                meter.unread(hearing.size);
+            }
         }
+        self.drops = self.open.iter().any(|turn| turn.cut_off.is_some());
         if let Some(first) = self.open.front() {
             hearing.is_of(&first.account);
         }
@@ -341,14 +397,23 @@ impl<R: Recorder> Lanes<R> {
             turn.begun = true;
             turn.response.clone_from(&event.response);
         }
-        hearing.is_of(&turn.account);
-        self.ends = event.progress == Progress::Over;
+        let cut = turn.cut_off.is_some();
+        self.drops = cut && !event.is_error && event.is_told();
+        if !self.drops {
+            hearing.is_of(&turn.account);
+        }
+        // Its answer goes on behind an error that is about something else.
+        let beside = cut && event.is_error && turn.response.is_some();
+        self.ends = event.progress == Progress::Over && !beside;
         if self.ends && turn.response.is_some() && event.response.is_none() {
             // An error that may be about something else: the answer may go on.
             self.steers = self.steers.saturating_add(1);
         }
         self.whose = Whose::Turn(at);
-        turn.answer.hear(event);
+        if !beside {
+            turn.answer.hear(event);
+            turn.count();
+        }
     }
 
     /// Which other calls an answer may be for that begins as one to the call at this place; none: one that is not known.
@@ -425,6 +490,9 @@ impl<R: Recorder> Lanes<R> {
         let Some(turn) = self.open.remove(at) else {
             return;
         };
+        if error.is_none() && turn.cut_off.is_some() {
+            turn.account.is_whole();
+        }
         // Nothing goes on behind what was not answered.
         if turn.told {
             let (asked, lane) = (Arc::clone(&turn.asked), turn.lane.clone());
@@ -441,13 +509,23 @@ impl<R: Recorder> Lanes<R> {
         self.open.iter_mut().map(|turn| &mut turn.revoked)
     }
 
-    /// The connection is over. True: calls were under way, or an event was of an answer.
+    /// The connection is over. True: calls were under way, of which nobody was told that they are over, or an event was of
+    /// an answer.
     pub(super) fn end(&mut self, error: &str) -> bool {
-        let any = !self.open.is_empty() || self.whose != Whose::Nobody;
+        let mut open = self.open.iter();
+        let is_told = |it: &CutOff| it.denied.is_some();
+        let any = open.any(|turn| !turn.cut_off.as_ref().is_some_and(is_told))
+            || self.open.is_empty() && self.whose != Whose::Nobody;
         for turn in mem::take(&mut self.open) {
             turn.end(Some(error));
         }
         any
+    }
+
+    /// The server has broken off what is under way.
+    pub(super) fn broke(&self) {
+        let open = self.open.iter().filter(|turn| turn.cut_off.is_none());
+        open.for_each(|turn| turn.account.decided().broke());
     }
 
     /// What came of responses that no call is known of, if there were any.
@@ -456,7 +534,108 @@ impl<R: Recorder> Lanes<R> {
     }
 }
 
+/// What is counted, and what becomes of answers for which there is no more.
+impl<R: Recorder> Lanes<R> {
+    /// Whether what is written may have to be counted.
+    pub(super) const fn counts(&self) -> bool {
+        self.counts
+    }
+
+    /// What is to be asked of budgets next for what has come.
+    pub(super) fn runs_out(&mut self) -> Option<More> {
+        let open = self.open.iter_mut().enumerate();
+        let mut counted = open.filter(|(_, turn)| turn.cut_off.is_none());
+        counted.find_map(|(at, turn)| {
+            let (held, tokens) = turn.meter.as_mut()?.next()?;
+            let asked = Arc::clone(&turn.asked);
+            Some(More {
+                at,
+                asked,
+                held,
+                tokens,
+            })
+        })
+    }
+
+    /// What is to be asked for where nobody can say whose an event is, or how much it brings: for all that each call may
+    /// write whose tokens are counted.
+    pub(super) fn whole(&self) -> Vec<More> {
+        let open = self.open.iter().enumerate();
+        let counted = open.filter(|(_, turn)| turn.meter.is_some() && turn.cut_off.is_none());
+        let whole = counted.filter_map(|(at, turn)| {
+            let held = Arc::clone(turn.account.decided().held()?);
+            Some(More {
+                at,
+                asked: Arc::clone(&turn.asked),
+                tokens: held.limit(),
+                held,
+            })
+        });
+        whole.collect()
+    }
+
+    /// For the call at this place there is no more. Gives the lane that its client is to be told in.
+    pub(super) fn cut_off(&mut self, at: usize, denied: &Decided) -> Option<String> {
+        let turn = self.open.get_mut(at)?;
+        turn.account.fail(ended_by(denied));
+        turn.account.breaks();
+        turn.cut_off = Some(CutOff {
+            denied: Some(denied.clone()),
+            tokens: turn.meter.as_ref().map_or(0, Meter::count),
+        });
+        turn.lane.clone()
+    }
+
+    /// Nothing more goes to the client, for this reason. Whether something is counted that may come yet.
+    pub(super) fn breaks(&mut self, error: &str) -> bool {
+        for turn in self.open.iter_mut().filter(|it| it.cut_off.is_none()) {
+            let Some(meter) = &turn.meter else {
+                continue;
+            };
+            turn.account.fail(error);
+            turn.account.breaks();
+            turn.cut_off = Some(CutOff {
+                denied: None,
+                tokens: meter.count(),
+            });
+        }
+        self.any_cut_off()
+    }
+
+    /// Whether the last event is of an answer that was cut before it, so that it does not go on.
+    pub(super) const fn drops(&self) -> bool {
+        self.drops
+    }
+
+    /// Whether an answer was cut whose end has not come.
+    pub(super) fn any_cut_off(&self) -> bool {
+        self.open.iter().any(|turn| turn.cut_off.is_some())
+    }
+
+    /// Why an answer was cut whose provider has written more than so many tokens since then.
+    pub(super) fn writes_on(&self, tokens: u64) -> Option<Decided> {
+        let mut open = self.open.iter();
+        open.find_map(|turn| {
+            let cut = turn.cut_off.as_ref()?;
+            let counted = turn.meter.as_ref().map_or(0, Meter::count);
+            let denied = cut.denied.clone();
+            denied.filter(|_| counted > cut.tokens.saturating_add(tokens))
+        })
+    }
+}
+
 impl Hearing {
+    /// `counts`: what the model writes is heard.
+    fn new(counts: bool) -> Self {
+        Self {
+            reader: match counts {
+                true => EventReader::hearing(),
+                false => EventReader::default(),
+            },
+            ..Self::default()
+        }
+    }
+
     /// It belongs to this call.
     fn is_of<R: Recorder>(&self, account: &Account<R>) {
         account.received.fetch_add(self.size, Ordering::Relaxed);

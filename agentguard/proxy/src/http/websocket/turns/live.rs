@@ -396,6 +396,12 @@ impl<R: Recorder> Live<R> {
         given.chain(asked).chain(transcriber)
     }
 
+    /// The server has broken off the responses that were asked for.
+    pub(super) fn broke(&self) {
+        let asked = self.asked.iter();
+        asked.for_each(|it| it.party.account.decided().broke());
+    }
+
     /// The connection is over: with this error for responses that were asked for and did not come to their end.
     pub(super) fn close(&mut self, error: &str) {
         for asked in mem::take(&mut self.asked) {

@@ -7,6 +7,7 @@
 
 mod answers;
 mod calls;
+mod counted;
 mod lanes;
 mod live;
 mod session;
@@ -14,7 +15,7 @@ mod session;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -48,6 +49,9 @@ use live::Live;
 /// a time in each lane; a client that goes beyond is cut off.
 const MOST: usize = 16;
 
+/// What went wrong with an answer that was under way at the end of its connection.
+pub(super) const NOT_ENDED: &str = "the connection was over before the answer was";
+
 /// The calls on one connection.
 pub(super) struct Turns<R: Recorder, P: Port> {
     flow: Arc<Flow<R, P>>,
@@ -61,6 +65,8 @@ pub(super) struct Turns<R: Recorder, P: Port> {
     live: Option<Mutex<Live<R>>>,
     /// How many calls there were.
     count: AtomicU64,
+    /// Whether the client has said its last.
+    client_parted: AtomicBool,
     /// The server has said something in the session.
     told: Notify,
     /// Frames for the client, to be said between the server's messages.
@@ -107,6 +113,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
                 .then(|| Mutex::new(Live::new(unread.model.clone()))),
             unread,
             count: AtomicU64::new(0),
+            client_parted: AtomicBool::new(false),
             told: Notify::new(),
             refusals: Mutex::default(),
             refused: Notify::new(),
@@ -136,7 +143,10 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let asking = self.ask(called, user, size, text, full);
         let mut allowed = match asking.await? {
             Ok(allowed) => allowed,
-            Err(denied) => return self.refuse(denied, None).map(|()| Fate::Refused),
+            Err(denied) => {
+                let frame = text_frame(&self.turn_refusal(&denied, lane.as_deref()));
+                return self.say(denied, frame).map(|()| Fate::Refused);
+            }
         };
         self.one_more();
         let instead = allowed.instead.take();
@@ -164,7 +174,8 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         if !decided.allowed {
             return Ok(Err(decided));
         }
-        if let Some(held) = decided.held()
+        // What is said in a session is not counted as it comes.
+        if let (Some(held), Some(_)) = (decided.held(), &self.live)
             && let Some(denied) = self.flow.reserve_all(&asked, held).await
         {
             decided.gives_back();
@@ -252,12 +263,6 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         if !decided.allowed {
             return Err(Stopped::Denied(decided));
         }
-        if let Some(held) = decided.held()
-            && let Some(denied) = self.flow.reserve_all(&asked, held).await
-        {
-            decided.gives_back();
-            return Err(Stopped::Denied(denied));
-        }
         let account = Arc::new(self.flow.account(decided));
         if self.lanes().is_full() {
             return Err(self.is_full(&account).await);
@@ -302,6 +307,11 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     /// Says to the client that a call of its is refused, which came in an event of this id.
     fn refuse(&self, decided: Decided, event: Option<&str>) -> Result<(), Stopped> {
         let frame = self.refusal(&decided, event);
+        self.say(decided, frame)
+    }
+
+    /// Says it in this frame.
+    fn say(&self, decided: Decided, frame: Vec<u8>) -> Result<(), Stopped> {
         let mut refusals = self.refusals();
         if refusals.len() >= MOST {
             return Err(Stopped::Denied(decided));
@@ -313,17 +323,15 @@ impl<R: Recorder, P: Port> Turns<R, P> {
 
     /// A refusal as the client reads it.
     pub(super) fn refusal(&self, decided: &Decided, event: Option<&str>) -> Vec<u8> {
-        let refusal = Refusal {
-            status: StatusCode::FORBIDDEN,
-            reason: &decided.reason,
-            decision: decided.id,
-            spent: decided.spent(),
-            retry_after: decided.retry_after(),
-        };
         text_frame(&match self.live {
-            Some(_) => refusal.session_event(event),
-            None => refusal.turn_event(),
+            Some(_) => told(decided).session_event(event),
+            None => self.turn_refusal(decided, None),
         })
+    }
+
+    /// The refusal of a call in this lane.
+    fn turn_refusal(&self, decided: &Decided, lane: Option<&str>) -> Vec<u8> {
+        told(decided).turn_event(lane)
     }
 
     /// A piece of an event.
@@ -338,6 +346,11 @@ impl<R: Recorder, P: Port> Turns<R, P> {
 
     /// Whether events are to be passed on once they were read.
     fn holds_events(&self) -> bool {
+        self.looks_at_tools() || self.counts()
+    }
+
+    /// Whether a rule looks at the tools that answers ask for.
+    fn looks_at_tools(&self) -> bool {
         self.flow.guard.decider.looks_at_tool_calls()
     }
 
@@ -447,13 +460,35 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         Poll::Ready(Ok(()))
     }
 
+    /// The connection is over, for this reason: nothing more goes to the client. Whether something is counted that may come
+    /// yet.
+    pub(super) fn breaks(&self, error: &str) -> bool {
+        self.live.is_none() && self.lanes().breaks(error)
+    }
+
+    /// The client says no more.
+    fn client_parts(&self) {
+        self.client_parted.store(true, Ordering::Release);
+    }
+
+    /// The server says no more. Where its client has not said so before, it has broken off what it has not come to the end
+    /// of.
+    fn server_parts(&self) {
+        if self.client_parted.load(Ordering::Acquire) {
+            return;
+        }
+        match self.live() {
+            Some(live) => live.broke(),
+            None => self.lanes().broke(),
+        }
+    }
+
     /// The connection is over, and nothing was denied.
     pub(super) fn close(&self) {
-        let error = "the connection was over before the answer was";
         match self.live() {
-            Some(mut live) => live.close(error),
+            Some(mut live) => live.close(NOT_ENDED),
             None => {
-                self.end(error);
+                self.end(NOT_ENDED);
             }
         }
     }
@@ -469,6 +504,16 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             self.opened.said(said);
         }
         lanes.end(error)
+    }
+}
+
+fn told(decided: &Decided) -> Refusal<'_> {
+    Refusal {
+        status: StatusCode::FORBIDDEN,
+        reason: &decided.reason,
+        decision: decided.id,
+        spent: decided.spent(),
+        retry_after: decided.retry_after(),
     }
 }
 
