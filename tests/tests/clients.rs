@@ -84,6 +84,8 @@ mod telemetry;
 mod tunnels;
 #[path = "clients/typed.rs"]
 mod typed;
+#[path = "clients/turns.rs"]
+mod turns;
 #[path = "clients/unchanged.rs"]
 mod unchanged;
 #[path = "clients/upstreams.rs"]
