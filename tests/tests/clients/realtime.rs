@@ -10,7 +10,7 @@ use agentguard_model::{ActionKind, Decision, LlmOperation, Verdict};
 use agentguard_tests::{Origin, Output, Process, World, address, client, wait_until};
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::inspected::inspected;
 use crate::room::{LATE, Room, all, ungoverned};
@@ -88,8 +88,12 @@ impl Stage {
     }
 
     fn room(&self) -> Result<Room<'_>> {
+        self.room_with("")
+    }
+
+    fn room_with(&self, more: &str) -> Result<Room<'_>> {
         let upstreams = json!([{ "host": NAMES, "ca": self.world.ca_file() }]);
-        let guard = self.world.guard().policy(POLICY);
+        let guard = self.world.guard().policy(&format!("{POLICY}{more}"));
         let guard = guard.setting("upstreams", upstreams).start()?;
         Ok(Room::of(&self.world, guard))
     }
@@ -233,6 +237,41 @@ fn sessions_are_as_without_the_guard_and_recorded_token_for_token() {
         let output = stage.run(&room, "asynchronous").unwrap();
         assert!(output.stdout.ends_with("response.done\n"), "{output}");
     }
+}
+
+/// With what the provider says that it has used, whoever asked for it, and nothing for what it might have made.
+#[test]
+fn a_session_is_charged_with_what_its_responses_use() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let stage = Stage::new("realtime-budget", python).unwrap();
+    let budgets = "
+budgets:
+  - { id: all, unit: tokens, limit: 10000000, window: day }
+  - { id: out, unit: output_tokens, limit: 1000000, window: day, per: [model] }
+";
+    let room = stage.room_with(budgets).unwrap();
+    stage.run(&room, "turns").unwrap();
+    same(&stage, &room).unwrap();
+    let told = stage.told();
+    let sum = |of: fn(&Told) -> u64| told.iter().map(of).sum::<u64>();
+    let speech = told.iter().filter(|it| it.model.contains("gpt-realtime"));
+    let expected = [
+        sum(|it| it.usage[0] + it.usage[1]),
+        speech.map(|it| it.usage[1]).sum(),
+    ];
+    let used = wait_until("nothing to be held", LATE, || {
+        let list = room.guard.cli().args(["budget", "list", "-o", "json"]);
+        let list: Value = serde_json::from_str(&list.run().ok()?.stdout).ok()?;
+        let accounts = list.as_array()?;
+        let used = |name: &str| {
+            let account = accounts.iter().find(|it| it["account"] == name)?;
+            (account["held"] == 0).then(|| account["used"].as_u64())?
+        };
+        Some([used("all")?, used("out/model=gpt-realtime")?])
+    });
+    assert_eq!(used.unwrap(), expected, "{told:#?}");
 }
 
 /// Then what was in force before is; what is given next is taken.

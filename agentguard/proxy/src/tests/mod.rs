@@ -27,6 +27,7 @@ mod interims;
 mod kept;
 mod lists;
 mod live;
+mod live_charged;
 mod live_said;
 mod messages;
 mod mid_stream;

@@ -153,6 +153,28 @@ impl Replies {
         self.open.iter().any(|(of, _)| of == id)
     }
 
+    /// Whether nothing was told of any.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.fault.is_none() && self.told == LlmAnswer::default()
+    }
+
+    /// Whether any is under way.
+    #[must_use]
+    pub fn any_under_way(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// The tokens of those that are over, if any were told. As an error where they may not be all.
+    #[must_use]
+    pub fn usage(&self) -> Option<Result<&Usage, &Usage>> {
+        let usage = self.told.usage.as_ref()?;
+        Some(match self.fault {
+            None => Ok(usage),
+            Some(_) => Err(usage),
+        })
+    }
+
     /// What writing down has taken.
     pub fn transcribed(&mut self, usage: Option<Usage>) {
         self.told.usage = sum(self.told.usage, usage);

@@ -54,6 +54,7 @@ impl<'a, R: Recorder, P: Port> Answers<'a, R, P> {
 
 impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
     async fn begin(&mut self, _: &Head) -> Result<(), Stopped> {
+        self.turns.renew().await?;
         self.in_message = true;
         self.drops = false;
         self.asks = self.turns.looks_at_tools();
@@ -109,11 +110,15 @@ impl<R: Recorder, P: Port> Hold for Answers<'_, R, P> {
             // What is refused is said behind it.
             pending::<()>().await;
         }
+        if self.turns.renews() {
+            return;
+        }
         self.turns.refused.notified().await;
     }
 
     async fn ask_anew(&mut self) -> Result<(), Stopped> {
-        Ok(())
+        // Behind the event that has ended it, which has gone.
+        self.turns.renew().await
     }
 
     fn take(&mut self, frame: &mut BytesMut, _: bool, give: impl FnOnce(&[u8])) {

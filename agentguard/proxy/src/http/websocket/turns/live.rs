@@ -1,14 +1,15 @@
 //! What is known of a session of `OpenAI`'s Realtime, and what was decided of it.
 //!
 //! A decision on what the session is given stands as long as that may be in force: responses that the server makes by
-//! itself belong to the last one. A response that the client asks for has a decision of its own.
+//! itself belong to the last one. A response that the client asks for has a decision of its own. Where budgets are charged,
+//! each that the server makes is charged once it is over, and the next is another call: it is reserved for before it comes.
 
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use agentguard_decision::Recorder;
+use agentguard_decision::{Asked, Recorder, Used};
 use agentguard_model::LlmAnswer;
 use agentguard_protocol::content::Beginning;
 use agentguard_protocol::llm::realtime::{Heard, Offer, Replies, Reply, ServerReader, Session};
@@ -32,6 +33,8 @@ pub(super) struct Live<R: Recorder> {
     decided: bool,
     /// Whether something has passed that the server may answer by itself.
     pub(super) spoken: bool,
+    /// Whether something has passed that may be written down, and was not yet.
+    pub(super) unwritten: bool,
     /// Whether the server has left the client without an answer for too long.
     pub(super) silent: bool,
     /// The model that the server says that the session has.
@@ -41,12 +44,15 @@ pub(super) struct Live<R: Recorder> {
     whose: Whose,
     /// Whether it was the end of that.
     over: bool,
+    /// The call that stands for what has come to its end without one of its own, where it may go on.
+    ended: Option<Arc<Asked>>,
     /// Why nothing more is read of what the server says.
     fault: Option<NotUnderstood>,
 }
 
 /// What a decision stands for.
 pub(super) struct Party<R: Recorder> {
+    asked: Arc<Asked>,
     account: Arc<Account<R>>,
     revoked: Revoked,
     checks: Arc<tokio::sync::Mutex<Checks>>,
@@ -95,6 +101,7 @@ enum Whose {
 impl<R: Recorder> From<Allowed<R>> for Party<R> {
     fn from(allowed: Allowed<R>) -> Self {
         Self {
+            asked: allowed.asked,
             account: allowed.account,
             revoked: allowed.revoked,
             checks: allowed.checks,
@@ -133,6 +140,17 @@ impl<R: Recorder> Party<R> {
     }
 }
 
+impl<R: Recorder> Given<R> {
+    /// It is in force no more. `read`: all that the server has said was.
+    fn end(self, error: Option<&str>, read: bool) {
+        if read && self.party.replies.is_empty() {
+            // The server has begun none by itself.
+            self.party.account.unsent();
+        }
+        self.party.end(error);
+    }
+}
+
 impl<R: Recorder> Live<R> {
     /// Of a session that asks for this model.
     pub(super) fn new(model: Option<String>) -> Self {
@@ -143,11 +161,13 @@ impl<R: Recorder> Live<R> {
             transcriber: None,
             decided: false,
             spoken: false,
+            unwritten: false,
             silent: false,
             model: None,
             hearing: Hearing::default(),
             whose: Whose::Nobody,
             over: false,
+            ended: None,
             fault: None,
         }
     }
@@ -186,7 +206,7 @@ impl<R: Recorder> Live<R> {
         if let Some(last) = self.given.back() {
             last.party.sent(size, text);
         }
-        self.spoken = true;
+        (self.spoken, self.unwritten) = (true, true);
         true
     }
 
@@ -199,7 +219,7 @@ impl<R: Recorder> Live<R> {
         if all {
             for mut before in mem::take(&mut self.given) {
                 given.party.replies.take_over(&mut before.party.replies);
-                before.party.end(None);
+                before.end(None, self.fault.is_none());
             }
         }
         self.given.push_back(given);
@@ -220,7 +240,7 @@ impl<R: Recorder> Live<R> {
             if let Some(last) = self.given.back_mut() {
                 last.party.replies.take_over(&mut given.party.replies);
             }
-            given.party.end(None);
+            given.end(None, self.fault.is_none());
         }
     }
 
@@ -322,6 +342,7 @@ impl<R: Recorder> Live<R> {
                 if let Some((_, party)) = &mut self.transcriber {
                     party.replies.transcribed(usage);
                     self.whose = Whose::Transcriber;
+                    (self.over, self.unwritten) = (true, false);
                 }
             }
             Heard::Error { event, error } => {
@@ -375,12 +396,54 @@ impl<R: Recorder> Live<R> {
 
     /// The event was passed on.
     pub(super) fn heard(&mut self) {
-        if let (true, Whose::Asked(at)) = (mem::take(&mut self.over), self.whose)
-            && let Some(asked) = self.asked.remove(at)
-        {
-            asked.party.end(None);
+        match (mem::take(&mut self.over), self.whose) {
+            (true, Whose::Asked(at)) => {
+                if let Some(asked) = self.asked.remove(at) {
+                    asked.party.end(None);
+                }
+            }
+            (true, Whose::Given(_) | Whose::Transcriber) => {
+                self.ended = self.party().map(|it| Arc::clone(&it.asked));
+            }
+            _ => {}
         }
         self.whose = Whose::Nobody;
+    }
+
+    /// Whether something has ended that [`Self::renewal`] has not looked at.
+    pub(super) const fn renews(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Charges what the server has made by itself, where a budget is charged for it and nothing of it is under way. Gives
+    /// the call that stood for it, which another one is to be decided for: see [`Self::renew`].
+    pub(super) fn renewal(&mut self) -> Option<Arc<Asked>> {
+        let asked = self.ended.take()?;
+        let mut parties = self.parties();
+        let party = parties.find(|it| Arc::ptr_eq(&it.asked, &asked))?;
+        let held = party.account.decided().held()?;
+        if party.replies.any_under_way() {
+            return None;
+        }
+        held.settle(match party.replies.usage() {
+            Some(Ok(usage)) => Used::Reported(usage),
+            Some(Err(usage)) => Used::Broken(usage),
+            None => Used::Unknown,
+        });
+        Some(asked)
+    }
+
+    /// Has another call stand for what the server makes next.
+    pub(super) fn renew(&mut self, asked: &Arc<Asked>, allowed: Allowed<R>) {
+        let mut parties = self.parties();
+        match parties.find(|it| Arc::ptr_eq(&it.asked, asked)) {
+            Some(party) => {
+                let before = mem::replace(party, allowed.into());
+                before.end(None);
+            }
+            // The client has changed what the session is meanwhile, and with that what stands for it.
+            None => allowed.account.unsent(),
+        }
     }
 
     /// What may come to be denied.
@@ -422,9 +485,12 @@ impl<R: Recorder> Live<R> {
 
     fn end_session(&mut self, error: Option<&str>) {
         for given in mem::take(&mut self.given) {
-            given.party.end(error);
+            given.end(error, self.fault.is_none());
         }
         if let Some((_, party)) = self.transcriber.take() {
+            if !self.unwritten && self.fault.is_none() && party.replies.is_empty() {
+                party.account.unsent();
+            }
             party.end(error);
         }
     }

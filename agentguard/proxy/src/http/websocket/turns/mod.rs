@@ -38,6 +38,7 @@ use crate::http::growth::Judge as _;
 use crate::http::held::Kept;
 use crate::http::says::Answering;
 use crate::http::websocket::Stopped;
+use crate::relay::revoked;
 use crate::revoked::Revoked;
 
 pub(super) use answers::Answers;
@@ -83,6 +84,9 @@ enum Fate {
     /// It does not, which its client is told.
     Refused,
 }
+
+/// A call, what it may cost, and the number of what it says where that is known.
+type Called = (Llm, Demand, Option<u64>);
 
 /// A call that may go on.
 struct Allowed<R: Recorder> {
@@ -132,7 +136,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     /// what it says, as far as that was kept.
     async fn decide(
         &self,
-        called: (Llm, Demand, Option<u64>),
+        called: Called,
         user: Option<String>,
         lane: Option<String>,
         size: u64,
@@ -157,7 +161,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     /// As [`Self::decide`], to the verdict. `full`: there are too many under way.
     async fn ask(
         &self,
-        (llm, demand, content): (Llm, Demand, Option<u64>),
+        (llm, demand, content): Called,
         user: Option<String>,
         size: u64,
         text: Option<Kept>,
@@ -173,13 +177,6 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let decided = self.flow.request(&asked).await;
         if !decided.allowed {
             return Ok(Err(decided));
-        }
-        // What is said in a session is not counted as it comes.
-        if let (Some(held), Some(_)) = (decided.held(), &self.live)
-            && let Some(denied) = self.flow.reserve_all(&asked, held).await
-        {
-            decided.gives_back();
-            return Ok(Err(denied));
         }
         let unmade = self.unmade(&decided);
         let mut said = Beginning::default();
@@ -214,6 +211,11 @@ impl<R: Recorder, P: Port> Turns<R, P> {
                 return Ok(Err(refused));
             }
         };
+        if self.live.is_some()
+            && let Some(denied) = self.too_little(&asked, &account).await
+        {
+            return Ok(Err(denied));
+        }
         if full() {
             return Err(self.is_full(&account).await);
         }
@@ -257,21 +259,46 @@ impl<R: Recorder, P: Port> Turns<R, P> {
     /// Decides a response that has begun without a call of the client's: as another call like this one, of which
     /// nothing is sent.
     async fn follow(&self, asked: Arc<Asked>) -> Result<(), Stopped> {
-        let asked = Arc::new(asked.followed());
+        let allowed = self.another(Arc::new(asked.followed())).await?;
+        if self.lanes().is_full() {
+            return Err(self.is_full(&allowed.account).await);
+        }
+        self.one_more();
+        self.lanes().follow(allowed, |asked| self.checks_of(asked));
+        Ok(())
+    }
+
+    /// Decides what the server goes on with by itself.
+    async fn another(&self, asked: Arc<Asked>) -> Result<Allowed<R>, Stopped> {
         let changes = self.flow.guard.decider.changes();
         let decided = self.flow.request(&asked).await;
         if !decided.allowed {
             return Err(Stopped::Denied(decided));
         }
         let account = Arc::new(self.flow.account(decided));
-        if self.lanes().is_full() {
-            return Err(self.is_full(&account).await);
+        if self.live.is_some()
+            && let Some(denied) = self.too_little(&asked, &account).await
+        {
+            return Err(Stopped::Denied(denied));
         }
         account.keep_in(|memory| self.flow.room(memory));
-        let allowed = self.goes_on(asked, account, changes);
-        self.one_more();
-        self.lanes().follow(allowed, |asked| self.checks_of(asked));
-        Ok(())
+        Ok(self.goes_on(asked, account, changes))
+    }
+
+    /// Reserves all that a response in a session may write: what is said there is not counted as it comes. What it gives is
+    /// a denial.
+    async fn too_little(&self, asked: &Arc<Asked>, account: &Account<R>) -> Option<Decided> {
+        let held = account.decided().held()?;
+        let denied = match held.clamp() {
+            Some(_) => {
+                let why = "its server goes on by itself";
+                self.flow.not_lowered(asked, held, why).await
+            }
+            None => self.flow.reserve_all(asked, held).await?,
+        };
+        account.unsent();
+        account.fail(revoked(&denied));
+        Some(denied)
     }
 
     /// The client says more for the answer that is under way.

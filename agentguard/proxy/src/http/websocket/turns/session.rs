@@ -4,7 +4,7 @@
 //! What follows an update waits for what the server makes of that, for a while: then what is in force is known.
 //! Otherwise all that may be is taken for what is.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentguard_decision::Recorder;
@@ -14,7 +14,7 @@ use agentguard_protocol::llm::{Call, NotUnderstood};
 use tokio::time::timeout;
 
 use super::live::{Live, Party, Requested};
-use super::{Allowed, Asks, Fate, MOST, Turns};
+use super::{Allowed, Asks, Called, Fate, MOST, Turns};
 use crate::Port;
 use crate::http::held::Kept;
 use crate::http::websocket::Stopped;
@@ -86,7 +86,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
                     let mut live = guard(live);
                     let sent = live.session.sent_item(&event.given.tools);
                     live.notes(sent);
-                    live.spoken = true;
+                    (live.spoken, live.unwritten) = (true, true);
                 }
                 Ok(fate)
             }
@@ -106,8 +106,8 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         }
     }
 
-    /// A call as it is decided.
-    fn called(&self, call: Result<Call, NotUnderstood>) -> (Llm, Option<String>) {
+    /// A call as it is decided, and for whom it says that it is.
+    fn called(&self, call: Result<Call, NotUnderstood>) -> (Called, Option<String>) {
         let unread = Llm {
             model: None,
             stream: true,
@@ -122,14 +122,14 @@ impl<R: Recorder, P: Port> Turns<R, P> {
                     tools: call.tools,
                     ..unread
                 };
-                (llm, call.user)
+                ((llm, call.demand, None), call.user)
             }
             Err(why) => {
                 let llm = Llm {
                     not_understood: Some(why.to_string()),
                     ..unread
                 };
-                (llm, None)
+                ((llm, Demand::default(), None), None)
             }
         }
     }
@@ -155,11 +155,8 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             (live.session.call(&given), offer)
         };
         let unread = call.as_ref().err().cloned();
-        let (llm, user) = self.called(call);
-        let allowed = match self
-            .ask((llm, Demand::default(), None), user, size, text, || false)
-            .await?
-        {
+        let (called, user) = self.called(call);
+        let allowed = match self.ask(called, user, size, text, || false).await? {
             Ok(allowed) => allowed,
             Err(denied) => return self.refuse(denied, id).map(|()| Fate::Refused),
         };
@@ -201,7 +198,7 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         };
         let mut live = guard(live);
         live.notes(Err(NotUnderstood::Message));
-        live.spoken = true;
+        (live.spoken, live.unwritten) = (true, true);
         let (offer, all) = (live.session.offers(), live.given.len() >= MOST);
         self.allowed(&mut live, allowed, offer, all);
         Ok(Fate::Goes)
@@ -216,12 +213,9 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         text: Option<Kept>,
     ) -> Result<Fate, Stopped> {
         let call = guard(live).session.call(&event.given);
-        let (llm, user) = self.called(call);
+        let (called, user) = self.called(call);
         let full = || guard(live).asked.len() >= MOST;
-        let allowed = match self
-            .ask((llm, Demand::default(), None), user, size, text, full)
-            .await?
-        {
+        let allowed = match self.ask(called, user, size, text, full).await? {
             Ok(allowed) => allowed,
             Err(denied) => {
                 let refused = self.refuse(denied, event.id.as_deref());
@@ -307,13 +301,32 @@ impl<R: Recorder, P: Port> Turns<R, P> {
             let given = together(&live, &Given::default());
             (live.session.call(&given), live.session.offers())
         };
-        let (llm, user) = self.called(call);
-        let allowed = self
-            .ask((llm, Demand::default(), None), user, 0, None, || false)
-            .await?;
+        let (called, user) = self.called(call);
+        let allowed = self.ask(called, user, 0, None, || false).await?;
         let allowed = allowed.map_err(Stopped::Denied)?;
         let mut live = guard(live);
         self.allowed(&mut live, allowed, offer, true);
+        Ok(())
+    }
+
+    /// Whether something has ended that is to be charged before anything more comes: see [`Self::renew`].
+    pub(super) fn renews(&self) -> bool {
+        self.live().is_some_and(|live| live.renews())
+    }
+
+    /// Reserves for what the server may make by itself next, where what it has made was charged: as another call like
+    /// that. Where there is too little for it the session ends, for nothing else keeps the server from it.
+    pub(super) async fn renew(&self) -> Result<(), Stopped> {
+        let Some(live) = &self.live else {
+            return Ok(());
+        };
+        let renewal = guard(live).renewal();
+        let Some(asked) = renewal else {
+            return Ok(());
+        };
+        let allowed = self.another(Arc::new(asked.followed())).await?;
+        guard(live).renew(&asked, allowed);
+        self.one_more();
         Ok(())
     }
 
