@@ -82,10 +82,10 @@ mod storm;
 mod telemetry;
 #[path = "clients/tunnels.rs"]
 mod tunnels;
-#[path = "clients/typed.rs"]
-mod typed;
 #[path = "clients/turns.rs"]
 mod turns;
+#[path = "clients/typed.rs"]
+mod typed;
 #[path = "clients/unchanged.rs"]
 mod unchanged;
 #[path = "clients/upstreams.rs"]
