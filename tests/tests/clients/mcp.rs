@@ -204,23 +204,37 @@ fn what_is_denied_is_an_error_that_the_client_shows_and_nothing_of_it_arrives() 
     assert_eq!(arrived, ["called read /data/z"]);
 }
 
-/// The TypeScript SDK's server that has everything, and its client: in the clear, with streams and progress.
+/// The TypeScript SDK's server that has everything, and its client, with streams and progress: in the clear, and in TLS,
+/// which something before the server ends. There the client trusts what `agentguard run` has it trust, and each call is read
+/// inside.
 #[test]
 fn the_typescript_sdk_works_as_without_the_guard_but_for_what_is_denied() {
-    const PORT: &str = "3001";
+    const BEHIND: &str = "3001";
     let Some((node, packages)) = client::node_packages().unwrap() else {
         return;
     };
-    let origin = Origin::at(&address::origin(0x10)).site(HOST);
-    let world = World::new("mcp-node").origin(origin).start().unwrap();
-    let program = packages.join("@modelcontextprotocol/server-everything/dist/index.js");
-    let server = world.internet().command(&node).arg(program);
-    let server = server.arg("streamableHttp").env("PORT", PORT);
-    let server = server.spawn().unwrap();
-    let listens = || server.stderr().contains("listening").then_some(());
-    wait_until("the server", LATE, listens).unwrap();
-    let policy = format!(
-        "
+    for (name, scheme, port) in [
+        ("mcp-node", "http", BEHIND),
+        ("mcp-node-tls", "https", "8443"),
+    ] {
+        let origin = Origin::at(&address::origin(0x10)).site(HOST);
+        let world = World::new(name).origin(origin).start().unwrap();
+        let program = packages.join("@modelcontextprotocol/server-everything/dist/index.js");
+        let server = world.internet().command(&node).arg(program);
+        let server = server.arg("streamableHttp").env("PORT", BEHIND);
+        let server = server.spawn().unwrap();
+        let listens = || server.stderr().contains("listening").then_some(());
+        wait_until("the server", LATE, listens).unwrap();
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
+        let _front = (scheme == "https").then(|| {
+            let front = world.internet().command(&node);
+            let front = front
+                .arg(scripts.join("tls_front.mjs"))
+                .args([port, BEHIND]);
+            serving(front.args(certified(&world, HOST).unwrap())).unwrap()
+        });
+        let policy = format!(
+            "
 version: 1
 tool_servers:
   - {{ name: everything, api: mcp, hosts: [{HOST}], list: allowed }}
@@ -228,53 +242,57 @@ agents:
   - name: coder
 rules:
   - id: some
-    match: {{ host: [{HOST}], port: [{PORT}], tool: {{ name: [echo, get-sum, trigger-*] }} }}
+    match: {{ host: [{HOST}], port: [{port}], tool: {{ name: [echo, get-sum, trigger-*] }} }}
     action: allow
+    handling: inspect
 "
-    );
-    let room = Room::of(&world, world.guard().policy(&policy).start().unwrap());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/mcp_sdk.mjs");
-    let words = |what: &[&str]| -> Vec<OsString> {
-        let url = format!("http://{HOST}:{PORT}/mcp");
-        let words: [OsString; 4] = [
-            (&node).into(),
-            (&script).into(),
-            (&packages).into(),
-            url.into(),
+        );
+        let room = trusting(&world, HOST, &policy).unwrap();
+        let script = scripts.join("mcp_sdk.mjs");
+        let words = |what: &[&str]| -> Vec<OsString> {
+            let url = format!("{scheme}://{HOST}:{port}/mcp");
+            let words: [OsString; 4] = [
+                (&node).into(),
+                (&script).into(),
+                (&packages).into(),
+                url.into(),
+            ];
+            words
+                .into_iter()
+                .chain(what.iter().map(OsString::from))
+                .collect()
+        };
+        let what = [
+            "echo={\"message\":\"hi\"}",
+            "get-sum={\"a\":1,\"b\":2}",
+            "trigger-long-running-operation={\"duration\":1,\"steps\":2}",
         ];
-        words
-            .into_iter()
-            .chain(what.iter().map(OsString::from))
-            .collect()
-    };
-    let what = [
-        "echo={\"message\":\"hi\"}",
-        "get-sum={\"a\":1,\"b\":2}",
-        "trigger-long-running-operation={\"duration\":1,\"steps\":2}",
-    ];
-    let free = ungoverned(&world, words(&what)).unwrap().success().unwrap();
-    assert!(free.stdout.contains("Steps: 2. 1,2\n"), "{free}");
-    let output = inspected(&room, &words(&what))
-        .run()
-        .unwrap()
-        .success()
-        .unwrap();
-    assert_eq!(output.stdout, free.stdout, "{output}\n{}", room.guard.log());
-    let calls = calls(&room, 3).unwrap();
-    let told: Vec<_> = calls.iter().map(told).collect();
-    assert!(told.iter().all(|it| it.ends_with(" done")), "{told:?}");
+        let free = ungoverned(&world, words(&what)).unwrap().success().unwrap();
+        assert!(free.stdout.contains("Steps: 2. 1,2\n"), "{free}");
+        let output = inspected(&room, &words(&what))
+            .run()
+            .unwrap()
+            .success()
+            .unwrap();
+        assert_eq!(output.stdout, free.stdout, "{output}\n{}", room.guard.log());
+        let calls = calls(&room, 3).unwrap();
+        let told: Vec<_> = calls.iter().map(told).collect();
+        assert!(told.iter().all(|it| it.ends_with(" done")), "{told:?}");
+        let signed = room.guard.log().contains("a leaf was signed");
+        assert_eq!(signed, scheme == "https", "{}", room.guard.log());
 
-    let output = inspected(&room, &words(&["list", "get-env={}", "resource"]));
-    let output = output.run().unwrap().success().unwrap();
-    let lines: Vec<_> = output.stdout.lines().collect();
-    assert_eq!(lines.len(), 3, "{output}\n{}", room.guard.log());
-    assert_eq!(lines[0], "echo get-sum trigger-long-running-operation");
-    assert!(
-        lines[1].starts_with("get-env true No rule allows"),
-        "{output}"
-    );
-    assert!(
-        lines[2].starts_with("McpError 403 MCP error 403: No rule allows"),
-        "{output}"
-    );
+        let output = inspected(&room, &words(&["list", "get-env={}", "resource"]));
+        let output = output.run().unwrap().success().unwrap();
+        let lines: Vec<_> = output.stdout.lines().collect();
+        assert_eq!(lines.len(), 3, "{output}\n{}", room.guard.log());
+        assert_eq!(lines[0], "echo get-sum trigger-long-running-operation");
+        assert!(
+            lines[1].starts_with("get-env true No rule allows"),
+            "{output}"
+        );
+        assert!(
+            lines[2].starts_with("McpError 403 MCP error 403: No rule allows"),
+            "{output}"
+        );
+    }
 }
