@@ -68,6 +68,11 @@ def tool():
     show(client.messages.create(**{**CHAT, "messages": answered}, tools=[LOOK]))
 
 
+def count():
+    asked = {key: CHAT[key] for key in ["model", "messages"]}
+    print(client.messages.count_tokens(**asked, system="zero", tools=[LOOK]).input_tokens)
+
+
 def unknown():
     attempt(lambda: client.messages.create(**{**CHAT, "model": "no-such-model"}))
 

@@ -1,7 +1,9 @@
 """Google's SDK as its users call it. Each argument names a call."""
 import asyncio
+import json
 import sys
 
+import requests
 from google import genai
 from google.genai import errors, types
 
@@ -48,6 +50,26 @@ def tool():
         model="gemini-x", contents=SENTENCE, config=TOOLS
     ):
         show(chunk)
+
+
+def read_list(tools):
+    """Without `alt=sse` a stream is one list: no SDK asks for that, and curl as Google's pages show it does."""
+    url = "https://generativelanguage.googleapis.com/v1beta/models/gemini-x:streamGenerateContent"
+    content = {"contents": [{"role": "user", "parts": [{"text": SENTENCE}]}], "tools": tools}
+    with requests.post(url, json=content, headers={"x-goog-api-key": "any"}, stream=True) as answer:
+        print(answer.status_code, answer.headers["content-type"])
+        # What breaks off is an error of the client's.
+        pieces = list(answer.iter_content(None))
+    for item in json.loads(b"".join(pieces)):
+        print(json.dumps(item))
+
+
+def listed():
+    read_list([])
+
+
+def listed_tool():
+    read_list([{"functionDeclarations": [{"name": "look", "description": "Looks."}]}])
 
 
 def attempt(model):

@@ -73,6 +73,58 @@ def tool():
         used(stream.get_final_response())
 
 
+def legacy():
+    prompt = {"model": "gpt-3.5-turbo-instruct", "prompt": SENTENCE, "max_tokens": 100}
+    done = client.completions.create(**prompt)
+    print(done.choices[0].text, done.choices[0].finish_reason, done.usage.total_tokens)
+    usage = {"include_usage": True}
+    for chunk in client.completions.create(**prompt, stream=True, stream_options=usage):
+        print([(it.text, it.finish_reason) for it in chunk.choices], chunk.usage)
+
+
+CHAT_LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+def chats(client, model):
+    chat = {**CHAT, "model": model}
+    done = client.chat.completions.create(**chat)
+    print(done.model, done.choices[0].message.content, done.usage.total_tokens)
+    for chunk in client.chat.completions.create(**{**STREAM, "model": model}):
+        show(chunk)
+    [call] = client.chat.completions.create(**chat, tools=[CHAT_LOOK]).choices[0].message.tool_calls
+    print(call.id, call.function.name, call.function.arguments)
+    stream = {**STREAM, "model": model, "tools": [CHAT_LOOK]}
+    for chunk in client.chat.completions.create(**stream):
+        for choice in chunk.choices:
+            calls = choice.delta.tool_calls or []
+            print([(it.id, it.function.name, it.function.arguments) for it in calls], choice.finish_reason)
+
+
+def azure_client(**more):
+    endpoint = "https://corp.openai.azure.com"
+    more = {"azure_endpoint": endpoint, "api_key": "any", "api_version": "2024-10-21", **more}
+    return openai.AzureOpenAI(**more)
+
+
+def azure():
+    chats(azure_client(), MODEL)
+
+
+# A deployment may have any name, and is what is called, whatever model the content names.
+def azure_deployed():
+    done = azure_client(azure_deployment=MODEL).chat.completions.create(**{**CHAT, "model": "gpt-forbidden"})
+    print(done.model, done.choices[0].message.content, done.usage.total_tokens)
+
+
+def azure_forbidden():
+    client = azure_client(azure_deployment="gpt-forbidden")
+    attempt(lambda: client.chat.completions.create(**CHAT))
+
+
+def mistral():
+    chats(openai.OpenAI(api_key="any", base_url="https://mistral.corp.example/v1"), "mistral-small-x")
+
+
 def unknown():
     attempt(lambda: client.chat.completions.create(**{**CHAT, "model": "no-such-model"}))
 

@@ -205,7 +205,7 @@ async fn answer(
     }
     if let Some(api) = api {
         let asked = read(body, &arrived, llm::LONGEST).await?;
-        return speak(api.answer(&path, &head.headers, &asked), pace);
+        return speak(api.answer(&head.uri, &head.headers, &asked), pace);
     }
     let told = read(body, &arrived, TOLD).await?;
     match kind {

@@ -2,19 +2,22 @@
 //!
 //! | request | as |
 //! | --- | --- |
-//! | `POST /v1/chat/completions` | OpenAI's Chat Completions, plain or streaming |
+//! | `POST /v1/chat/completions` | OpenAI's Chat Completions, plain or streaming; Mistral's of its models |
+//! | `POST /openai/deployments/NAME/chat/completions` | the same of Azure's, where the path names the model |
+//! | `POST /v1/completions` | OpenAI's Completions, plain or streaming |
 //! | `POST /v1/responses` | OpenAI's Responses, plain or streaming |
 //! | `POST /v1/embeddings` | OpenAI's, as floats or in base64 |
 //! | `GET /v1/models` | OpenAI's list |
-//! | `POST /v1/messages` | Anthropic's Messages, plain or streaming |
+//! | `POST /v1/messages`, `/v1/messages/count_tokens` | Anthropic's Messages, plain or streaming, and their tokens |
 //! | `POST /v1/models/MODEL:METHOD`, `/v1beta/…` | Gemini's `generateContent` and its like |
+//! | `POST /VERSION/projects/…/publishers/PUBLISHER/models/MODEL:METHOD` | Vertex AI: Gemini's, and Anthropic's `rawPredict` |
 //! | `POST /api/chat`, `/api/embed` | Ollama's own, plain or streaming |
 //! | `POST /model/MODEL/METHOD` | Bedrock's Converse, and Invoke of Anthropic's models, plain or streaming |
 //! | `POST /v2/chat`, `/v2/embed` | Cohere's, plain or streaming |
 //!
 //! The model says what the user said last, a word at a time: a word is a token and a delta. Any key
 //! will do, but there must be one. Models are known by the beginnings of their names: `gpt-` and
-//! `text-embedding-` are OpenAI's, `claude-` is Anthropic's. Where they are offered a
+//! `text-embedding-` are OpenAI's, `mistral-` is Mistral's, `claude-` is Anthropic's. Where they are offered a
 //! tool, they call it with what the model would have said, as one token a word; OpenAI's and Anthropic's until a tool has answered.
 
 #![allow(
@@ -26,13 +29,15 @@ mod anthropic;
 mod bedrock;
 mod cohere;
 mod gemini;
+mod mistral;
 mod ollama;
 mod openai;
 #[cfg(test)]
 mod tests;
+mod vertex;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::Value;
 
 /// How much of a request is read; what is longer is no JSON then.
@@ -42,11 +47,14 @@ pub(super) const LONGEST: usize = 16 << 20;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Api {
     ChatCompletions,
+    Completions,
     Responses,
     Embeddings,
     Models,
     Messages,
+    MessagesTokens,
     Gemini,
+    Vertex,
     Ollama,
     Bedrock,
     Cohere,
@@ -77,10 +85,13 @@ impl Api {
     pub(super) fn of(method: &Method, path: &str) -> Option<Self> {
         match (method.as_str(), path) {
             ("POST", "/v1/chat/completions") => Some(Self::ChatCompletions),
+            ("POST", "/v1/completions") => Some(Self::Completions),
+            ("POST", path) if deployment(path).is_some() => Some(Self::ChatCompletions),
             ("POST", "/v1/responses") => Some(Self::Responses),
             ("POST", "/v1/embeddings") => Some(Self::Embeddings),
             ("GET", "/v1/models") => Some(Self::Models),
             ("POST", "/v1/messages") => Some(Self::Messages),
+            ("POST", "/v1/messages/count_tokens") => Some(Self::MessagesTokens),
             ("POST", "/api/chat" | "/api/embed") => Some(Self::Ollama),
             ("POST", "/v2/chat" | "/v2/embed") => Some(Self::Cohere),
             ("POST", path)
@@ -88,21 +99,30 @@ impl Api {
             {
                 Some(Self::Gemini)
             }
+            ("POST", path) if vertex::is(path) => Some(Self::Vertex),
             ("POST", path) if path.starts_with("/model/") => Some(Self::Bedrock),
             _ => None,
         }
     }
 
-    pub(super) fn answer(self, path: &str, fields: &HeaderMap, body: &[u8]) -> Answer {
+    pub(super) fn answer(self, target: &Uri, fields: &HeaderMap, body: &[u8]) -> Answer {
+        let path = target.path();
         let (number, said) = match self {
             Self::Messages => ("request-id", anthropic::answer(fields, body)),
-            Self::Gemini => ("x-request-id", gemini::answer(path, fields, body)),
+            Self::MessagesTokens => ("request-id", anthropic::count(fields, body)),
+            Self::Gemini => ("x-request-id", gemini::answer(target, fields, body)),
+            Self::Vertex => ("x-request-id", vertex::answer(target, fields, body)),
             Self::Ollama => ("x-request-id", ollama::answer(path, body)),
             Self::Cohere => ("x-request-id", cohere::answer(path, fields, body)),
             Self::Bedrock => return bedrock::answer(path, fields, body),
-            Self::ChatCompletions | Self::Responses | Self::Embeddings | Self::Models => {
-                ("x-request-id", openai::answer(self, fields, body))
-            }
+            Self::ChatCompletions
+            | Self::Completions
+            | Self::Responses
+            | Self::Embeddings
+            | Self::Models => (
+                "x-request-id",
+                openai::answer(self, deployment(path), fields, body),
+            ),
         };
         let (status, content) = match said {
             Ok(content) => (StatusCode::OK, content),
@@ -115,6 +135,12 @@ impl Api {
             content,
         }
     }
+}
+
+/// The deployment of Azure's that a path names.
+fn deployment(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("/openai/deployments/")?;
+    name.strip_suffix("/chat/completions")
 }
 
 /// Why a provider does not answer, in its own shape.

@@ -7,8 +7,69 @@ use serde_json::json;
 use crate::inspected::inspected;
 use crate::providers::{BEDROCK, COHERE, GEMINI, OLLAMA, OPENAI, words, world};
 use crate::room::{LATE, Room, ungoverned};
+use crate::serving::trusting;
 
 const REASON: &str = "Not this tool, says the security team.";
+
+/// A list of Google's that asks for what is refused ends with the error as its last item, and is whole for who reads it.
+#[test]
+fn a_list_of_google_s_that_asks_for_what_is_refused_ends_with_the_error() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("refused-list").unwrap();
+    let policy = format!(
+        "
+version: 1
+agents:
+  - name: coder
+rules:
+  - id: models
+    match: {{ host: [{GEMINI}], port: [443], llm: {{}} }}
+    action: allow
+    handling: inspect
+  - id: no-looking
+    match: {{ llm: {{ tool_calls: [look] }} }}
+    action: deny
+    reason: {REASON}
+"
+    );
+    let room = trusting(&world, GEMINI, &policy).unwrap();
+    let words = words(&python, "genai_sdk.py", "listed_tool");
+    let free = ungoverned(&world, &words).unwrap().success().unwrap();
+    assert!(free.stdout.contains(r#""functionCall""#), "{free}");
+    let output = inspected(&room, &words).run().unwrap().success().unwrap();
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    let [head, said, error] = lines[..] else {
+        panic!("{output}");
+    };
+    // The status and what comes before are as without the guard.
+    let before: Vec<&str> = free.stdout.lines().take(2).collect();
+    assert_eq!(before, [head, said], "{output}");
+    let error: serde_json::Value = serde_json::from_str(error).unwrap();
+    assert_eq!(error["error"]["code"], 403, "{output}");
+    assert_eq!(error["error"]["status"], "PERMISSION_DENIED", "{output}");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(
+        message.starts_with(REASON) && message.contains("agentguard explain"),
+        "{output}"
+    );
+    let mut found = Vec::new();
+    let settled = wait_until("the calls", LATE, || {
+        found = room.new_decisions().unwrap();
+        let calls = llm(&found);
+        let [call, denial] = calls[..] else {
+            return None;
+        };
+        let told = call.outcome.as_ref()?.llm.as_ref()?;
+        assert_eq!(told.tool_calls[0].name, "look");
+        let asks = &denial.action.llm.as_ref()?.asks;
+        (denial.verdict == Verdict::Deny && asks == &["look"]).then_some(found.len())
+    });
+    let settled = settled.unwrap_or_else(|error| panic!("{error} {found:#?}"));
+    room.settled(settled).unwrap();
+    room.close().unwrap();
+}
 
 /// The calls of language models, and what was denied of their answers.
 fn llm(decisions: &[Decision]) -> Vec<&Decision> {

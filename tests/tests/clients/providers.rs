@@ -18,23 +18,31 @@ pub(crate) const BEDROCK: &str = "bedrock-runtime.us-east-1.amazonaws.com";
 pub(crate) const COHERE: &str = "api.cohere.com";
 pub(crate) const OPENAI: &str = "api.openai.com";
 const ANTHROPIC: &str = "api.anthropic.com";
+const VERTEX: &str = "us-central1-aiplatform.googleapis.com";
+const AZURE: &str = "corp.openai.azure.com";
+/// Of a server that speaks as Mistral does.
+const MISTRAL: &str = "mistral.corp.example";
+
+const HOSTS: [&str; 9] = [
+    GEMINI, OLLAMA, BEDROCK, COHERE, OPENAI, ANTHROPIC, VERTEX, AZURE, MISTRAL,
+];
 
 const MODELS: &str = "This model is not for agents.";
 
 pub(crate) fn world(name: &str) -> Result<World> {
     let origin = Origin::at(&address::origin(0x10));
-    let hosts = [GEMINI, OLLAMA, BEDROCK, COHERE, OPENAI, ANTHROPIC];
-    let origin = hosts.iter().fold(origin, |origin, host| origin.site(host));
+    let origin = HOSTS.iter().fold(origin, |origin, host| origin.site(host));
     World::new(name).origin(origin).start()
 }
 
 fn open(world: &World) -> Result<Room<'_>> {
-    let hosts = format!("[{GEMINI}, {OLLAMA}, {BEDROCK}, {COHERE}, {OPENAI}, {ANTHROPIC}]");
+    let hosts = format!("[{}]", HOSTS.join(", "));
     let policy = format!(
         "
 version: 1
 providers:
   - {{ name: cellar, api: ollama, hosts: [{OLLAMA}] }}
+  - {{ name: chalet, api: openai, hosts: [{MISTRAL}] }}
 agents:
   - name: coder
 rules:
@@ -48,8 +56,7 @@ rules:
     reason: {MODELS}
 "
     );
-    let names = [GEMINI, OLLAMA, BEDROCK, COHERE, OPENAI, ANTHROPIC];
-    let upstreams = json!([{ "host": names, "ca": world.ca_file() }]);
+    let upstreams = json!([{ "host": HOSTS, "ca": world.ca_file() }]);
     let guard = world.guard().policy(&policy);
     let guard = guard.setting("upstreams", upstreams);
     Ok(Room::of(world, guard.start()?))
@@ -78,6 +85,16 @@ fn row(decision: &Decision) -> Option<String> {
     assert_eq!(
         (&llm.not_understood, &answer.not_understood),
         (&None, &None)
+    );
+    // What the model asks for was offered to it, and no more was.
+    let asked_for: Vec<&str> = answer
+        .tool_calls
+        .iter()
+        .map(|it| it.name.as_str())
+        .collect();
+    assert!(
+        asked_for.is_empty() || llm.tools == asked_for,
+        "{llm:?} {asked_for:?}"
     );
     let usage = answer.usage.unwrap_or_default();
     let number = |it: Option<u64>| it.map_or("-".to_owned(), |it| it.to_string());
@@ -137,16 +154,14 @@ fn same(room: &Room<'_>, script: &str, host: &str, calls: Calls<'_>, refused: &s
         let settled = settled
             .map_err(|error| error.context(format!("{call}: {wanted:#?}\n{found:#?}\n{output}")))?;
         room.settled(settled)?;
-        if *call == "forbidden" || *call == "unread" {
+        let forbidden = call.ends_with("forbidden");
+        if forbidden || *call == "unread" {
             let told = output.stdout.starts_with(refused);
             ensure!(
                 told && output.stdout.contains("agentguard explain"),
                 "{output}"
             );
-            ensure!(
-                *call != "forbidden" || output.stdout.contains(MODELS),
-                "{output}"
-            );
+            ensure!(!forbidden || output.stdout.contains(MODELS), "{output}");
             ensure!(arrived()? == before, "it left");
         } else {
             ensure!(output.stdout == free.stdout, "{call}: {free}\n{output}");
@@ -177,6 +192,8 @@ fn google_s_sdk_is_served_and_refused_in_its_words() {
         ),
         ("stream", &["chat gemini-x stream 6+1 8+2 STOP"]),
         ("asynchronous", &["chat gemini-x stream 6+1 8+2 STOP"]),
+        ("listed", &["chat gemini-x stream 6+1 8+2 STOP"]),
+        ("listed_tool", &["chat gemini-x stream 6+1 8+2 STOP SAID"]),
         (
             "tool",
             &[
@@ -320,6 +337,127 @@ fn openai_s_sdk_is_asked_to_call_tools_by_responses() {
         ],
     )];
     same(&room, "openai_sdk.py", OPENAI, calls, "").unwrap();
+    room.close().unwrap();
+}
+
+#[test]
+fn openai_s_sdk_is_asked_for_completions() {
+    let world = world("completions").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[(
+        "legacy",
+        &[
+            "text gpt-3.5-turbo-instruct whole 6+- 6+- stop",
+            "text gpt-3.5-turbo-instruct stream 6+- 6+- stop",
+        ],
+    )];
+    same(&room, "openai_sdk.py", OPENAI, calls, "").unwrap();
+    room.close().unwrap();
+}
+
+#[test]
+fn openai_s_sdk_calls_deployments_of_azure_and_is_refused_by_their_names() {
+    let world = world("azure").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[
+        (
+            "azure",
+            &[
+                "chat gpt-5-mini whole 6+0 6+0 stop",
+                "chat gpt-5-mini stream 6+0 6+0 stop",
+                "chat gpt-5-mini whole 6+0 6+0 tool_calls SAID",
+                "chat gpt-5-mini stream 6+0 6+0 tool_calls SAID",
+            ],
+        ),
+        // The content names another, which is not what is called.
+        ("azure_deployed", &["chat gpt-5-mini whole 6+0 6+0 stop"]),
+        ("azure_forbidden", &["deny chat gpt-forbidden whole"]),
+    ];
+    let refused = "PermissionDeniedError";
+    same(&room, "openai_sdk.py", AZURE, calls, refused).unwrap();
+    room.close().unwrap();
+}
+
+#[test]
+fn a_server_that_speaks_as_mistral_does_is_read() {
+    let world = world("mistral").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[(
+        "mistral",
+        &[
+            "chat mistral-small-x whole 6+1 6+- stop",
+            "chat mistral-small-x stream 6+1 6+- stop",
+            "chat mistral-small-x whole 6+1 6+- tool_calls SAID",
+            "chat mistral-small-x stream 6+1 6+- tool_calls SAID",
+        ],
+    )];
+    same(&room, "openai_sdk.py", MISTRAL, calls, "").unwrap();
+    room.close().unwrap();
+}
+
+#[test]
+fn anthropic_s_sdk_counts_tokens() {
+    let world = world("anthropic-count").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[("count", &["count claude-haiku-4-5 whole 7+- -+- -"])];
+    same(&room, "anthropic_sdk.py", ANTHROPIC, calls, "").unwrap();
+    room.close().unwrap();
+}
+
+#[test]
+fn google_s_sdk_calls_vertex_ai_and_is_refused_in_its_words() {
+    let world = world("vertex").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[
+        (
+            "gemini",
+            &[
+                "chat gemini-x whole 6+1 8+2 STOP",
+                "count gemini-x whole 6+- -+- -",
+                "chat gemini-x stream 6+1 8+2 STOP",
+            ],
+        ),
+        (
+            "gemini_tool",
+            &[
+                "chat gemini-x whole 6+1 8+2 STOP SAID",
+                "chat gemini-x stream 6+1 8+2 STOP SAID",
+            ],
+        ),
+        ("gemini_forbidden", &["deny chat gemini-forbidden whole"]),
+    ];
+    let refused = "ClientError 403 PERMISSION_DENIED";
+    same(&room, "vertex_sdk.py", VERTEX, calls, refused).unwrap();
+    room.close().unwrap();
+}
+
+#[test]
+fn anthropic_s_sdk_calls_vertex_ai_and_is_refused_in_its_words() {
+    let world = world("vertex-anthropic").unwrap();
+    let room = open(&world).unwrap();
+    let calls: Calls<'_> = &[
+        (
+            "anthropic_s",
+            &[
+                "chat claude-haiku-4-5@20251001 whole 6+0 6+- end_turn",
+                "chat claude-haiku-4-5@20251001 stream 6+0 6+- end_turn",
+                "count claude-haiku-4-5@20251001 whole 6+- -+- -",
+            ],
+        ),
+        (
+            "anthropic_s_tool",
+            &[
+                "chat claude-haiku-4-5@20251001 whole 6+0 6+- tool_use SAID",
+                "chat claude-haiku-4-5@20251001 stream 6+0 6+- tool_use SAID",
+            ],
+        ),
+        (
+            "anthropic_s_forbidden",
+            &["deny chat claude-forbidden whole"],
+        ),
+    ];
+    let refused = "PermissionDeniedError";
+    same(&room, "vertex_sdk.py", VERTEX, calls, refused).unwrap();
     room.close().unwrap();
 }
 

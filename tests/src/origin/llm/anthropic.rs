@@ -7,6 +7,26 @@ use serde_json::{Value, json};
 use super::{Content, Fault, Said, called, named, words};
 
 pub(super) fn answer(fields: &HeaderMap, body: &[u8]) -> Result<Content, Fault> {
+    said(&read(fields, body)?)
+}
+
+/// What a message would read.
+pub(super) fn count(fields: &HeaderMap, body: &[u8]) -> Result<Content, Fault> {
+    counted(&read(fields, body)?)
+}
+
+/// As [`count`], of what was read.
+pub(super) fn counted(asked: &Value) -> Result<Content, Fault> {
+    for field in ["model", "messages"] {
+        if asked[field].is_null() {
+            return Err(lacks(field));
+        }
+    }
+    let tokens = said_in_message(asked).input_tokens;
+    Ok(Content::Json(json!({ "input_tokens": tokens })))
+}
+
+fn read(fields: &HeaderMap, body: &[u8]) -> Result<Value, Fault> {
     if !fields.contains_key("x-api-key") && !fields.contains_key(header::AUTHORIZATION) {
         let kind = "authentication_error";
         let message = "x-api-key header is required";
@@ -16,8 +36,11 @@ pub(super) fn answer(fields: &HeaderMap, body: &[u8]) -> Result<Content, Fault> 
     if !fields.contains_key("anthropic-version") {
         return Err(bad("anthropic-version: header is required"));
     }
-    let asked: Value =
-        serde_json::from_slice(body).map_err(|_| bad("The request body is not valid JSON"))?;
+    serde_json::from_slice(body).map_err(|_| bad("The request body is not valid JSON"))
+}
+
+/// As [`answer`], of what was read.
+pub(super) fn said(asked: &Value) -> Result<Content, Fault> {
     for field in ["model", "messages", "max_tokens"] {
         if asked[field].is_null() {
             return Err(lacks(field));
@@ -29,9 +52,9 @@ pub(super) fn answer(fields: &HeaderMap, body: &[u8]) -> Result<Content, Fault> 
         return Err(refuse(StatusCode::NOT_FOUND, "not_found_error", &message));
     }
     Ok(if asked["stream"] == true {
-        Content::Events(message_events(&asked))
+        Content::Events(message_events(asked))
     } else {
-        Content::Json(message(&asked))
+        Content::Json(message(asked))
     })
 }
 

@@ -1,20 +1,31 @@
 //! Google: Gemini's `generateContent`, counts and embeddings.
 
-use http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::{Content, Fault, Said, called};
 
-pub(super) fn answer(path: &str, fields: &HeaderMap, body: &[u8]) -> Result<Content, Fault> {
+pub(super) fn answer(target: &Uri, fields: &HeaderMap, body: &[u8]) -> Result<Content, Fault> {
     if !fields.contains_key("x-goog-api-key") {
-        let message = "Method doesn't allow unregistered callers.";
-        return Err(refuse(StatusCode::FORBIDDEN, "PERMISSION_DENIED", message));
+        return Err(unregistered());
     }
+    content(target, body)
+}
+
+/// What is refused without a key.
+pub(super) fn unregistered() -> Fault {
+    let message = "Method doesn't allow unregistered callers.";
+    refuse(StatusCode::FORBIDDEN, "PERMISSION_DENIED", message)
+}
+
+/// As [`answer`], of who has a key.
+pub(super) fn content(target: &Uri, body: &[u8]) -> Result<Content, Fault> {
     let asked: Value = serde_json::from_slice(body).map_err(|_| {
         let message = "Invalid JSON payload received.";
         refuse(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", message)
     })?;
-    let last = path.rsplit('/').next().unwrap_or_default();
+    let last = target.path().rsplit('/').next().unwrap_or_default();
     let (model, method) = last.rsplit_once(':').unwrap_or((last, ""));
     if !model.starts_with("gemini-") {
         let message = format!("models/{model} is not found for API version v1beta.");
@@ -29,13 +40,19 @@ pub(super) fn answer(path: &str, fields: &HeaderMap, body: &[u8]) -> Result<Cont
             };
             Content::Json(response(model, &parts, true, &said))
         }
-        "streamGenerateContent" => Content::Stream(
-            "text/event-stream",
-            responses(model, &asked, &said)
-                .iter()
-                .map(|response| format!("data: {response}\r\n\r\n").into())
-                .collect(),
-        ),
+        "streamGenerateContent" => {
+            let responses = responses(model, &asked, &said);
+            match target.query() {
+                Some(query) if query.split('&').any(|it| it == "alt=sse") => Content::Stream(
+                    "text/event-stream",
+                    responses
+                        .iter()
+                        .map(|response| format!("data: {response}\r\n\r\n").into())
+                        .collect(),
+                ),
+                _ => Content::Stream("application/json; charset=UTF-8", list(&responses)),
+            }
+        }
         "countTokens" => Content::Json(json!({ "totalTokens": said.input_tokens })),
         "batchEmbedContents" => {
             let asked = asked["requests"].as_array().map_or(0, Vec::len);
@@ -48,7 +65,17 @@ pub(super) fn answer(path: &str, fields: &HeaderMap, body: &[u8]) -> Result<Cont
     })
 }
 
-fn refuse(status: StatusCode, name: &str, message: &str) -> Fault {
+/// Responses as one list, in pieces as Google's servers write it.
+fn list(responses: &[Value]) -> Vec<Bytes> {
+    let pieces = responses.iter().enumerate();
+    let pieces = pieces.map(|(at, response)| {
+        let before = if at == 0 { "[" } else { ",\r\n" };
+        format!("{before}{response}\n").into()
+    });
+    pieces.chain(["]\n".into()]).collect()
+}
+
+pub(super) fn refuse(status: StatusCode, name: &str, message: &str) -> Fault {
     let told = json!({ "error": { "code": status.as_u16(), "message": message, "status": name } });
     Fault::new(status, told)
 }
@@ -89,7 +116,7 @@ fn response(model: &str, parts: &Value, last: bool, said: &Said) -> Value {
 
 fn responses(model: &str, asked: &Value, said: &Said) -> Vec<Value> {
     let parts: Vec<Value> = match called(&asked["tools"][0]["functionDeclarations"][0]) {
-        Some(name) => vec![call(name, said)],
+        Some(name) => vec![json!([{ "text": "Let me see." }]), call(name, said)],
         None => {
             let words = said.words.iter();
             words.map(|word| json!([{ "text": word }])).collect()

@@ -6,14 +6,22 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Api, Content, Fault, Said, called, named, words};
+use super::{Api, Content, Fault, Said, called, mistral, named, words};
 
 /// The clock of the models, in seconds since 1970.
 const CREATED: u64 = 1_767_225_600;
 
-pub(super) fn answer(api: Api, fields: &HeaderMap, body: &[u8]) -> Result<Content, Fault> {
+/// `deployment`: the one of Azure's that the path names, which is what is called then.
+pub(super) fn answer(
+    api: Api,
+    deployment: Option<&str>,
+    fields: &HeaderMap,
+    body: &[u8],
+) -> Result<Content, Fault> {
     let authorization = fields.get(header::AUTHORIZATION);
-    if !authorization.is_some_and(|value| value.as_bytes().starts_with(b"Bearer ")) {
+    let token = authorization.is_some_and(|value| value.as_bytes().starts_with(b"Bearer "));
+    let key = deployment.is_some() && fields.contains_key("api-key");
+    if !token && !key {
         let message = "You didn't provide an API key. You need to provide your API key in an \
                        Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).";
         return Err(refuse(StatusCode::UNAUTHORIZED, None, None, message));
@@ -24,12 +32,15 @@ pub(super) fn answer(api: Api, fields: &HeaderMap, body: &[u8]) -> Result<Conten
         );
         return Ok(Content::Json(json!({ "object": "list", "data": models })));
     }
-    let asked: Value = serde_json::from_slice(body).map_err(|_| {
+    let mut asked: Value = serde_json::from_slice(body).map_err(|_| {
         let message = "We could not parse the JSON body of your request.";
         refuse(StatusCode::BAD_REQUEST, None, None, message)
     })?;
+    if let Some(name) = deployment {
+        asked["model"] = name.into();
+    }
     let model = asked["model"].as_str().ok_or_else(|| lacks("model"))?;
-    if !["gpt-", "text-embedding-"]
+    if !["gpt-", "text-embedding-", "mistral-"]
         .iter()
         .any(|family| model.starts_with(family))
     {
@@ -40,13 +51,18 @@ pub(super) fn answer(api: Api, fields: &HeaderMap, body: &[u8]) -> Result<Conten
     }
     let needed = match api {
         Api::ChatCompletions => "messages",
+        Api::Completions => "prompt",
         _ => "input",
     };
     if asked[needed].is_null() {
         return Err(lacks(needed));
     }
     let stream = asked["stream"] == true;
+    let of_mistral = api == Api::ChatCompletions && model.starts_with("mistral-");
     Ok(match api {
+        _ if of_mistral => mistral::answer(&asked, stream),
+        Api::Completions if stream => Content::Events(completion_events(&asked)),
+        Api::Completions => Content::Json(completion(&asked)),
         Api::ChatCompletions if stream => Content::Events(chat_events(&asked)),
         Api::ChatCompletions => Content::Json(chat(&asked)),
         Api::Responses if stream => Content::Events(response_events(&asked)),
@@ -72,11 +88,11 @@ fn lacks(param: &str) -> Fault {
 }
 
 /// An event that has only data.
-fn data(value: &Value) -> Bytes {
+pub(super) fn data(value: &Value) -> Bytes {
     format!("data: {value}\n\n").into()
 }
 
-fn said_in_chat(asked: &Value) -> Said {
+pub(super) fn said_in_chat(asked: &Value) -> Said {
     let limits = [&asked["max_completion_tokens"], &asked["max_tokens"]];
     Said::on(&asked["messages"], &Value::Null, &limits)
 }
@@ -97,7 +113,7 @@ fn chat_usage(said: &Said) -> Value {
 }
 
 /// The tool that is called: one that is offered, as long as none has answered.
-fn chat_tool(asked: &Value) -> Option<&str> {
+pub(super) fn chat_tool(asked: &Value) -> Option<&str> {
     let mut messages = asked["messages"].as_array().into_iter().flatten();
     let answered = messages.any(|message| message["role"] == "tool");
     called(&asked["tools"][0]["function"]).filter(|_| !answered)
@@ -192,6 +208,65 @@ fn chat_events(asked: &Value) -> Vec<Bytes> {
     events.push(choice(json!({}), Some(chat_finish(asked, &said))));
     if with_usage {
         events.push(chunk(json!([]), chat_usage(&said)));
+    }
+    events.push("data: [DONE]\n\n".into());
+    events
+}
+
+/// The prompt of Completions as what the user says.
+fn said_in_completion(asked: &Value) -> Said {
+    let prompt = json!([{ "role": "user", "content": asked["prompt"] }]);
+    Said::on(&prompt, &Value::Null, &[&asked["max_tokens"]])
+}
+
+fn completion_object(asked: &Value, choices: &Value) -> Value {
+    json!({
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "created": CREATED,
+        "model": asked["model"],
+        "choices": choices,
+    })
+}
+
+fn completion_choice(text: &str, finish: Option<&str>) -> Value {
+    json!([{ "index": 0, "text": text, "logprobs": null, "finish_reason": finish }])
+}
+
+fn completion_usage(said: &Said) -> Value {
+    json!({
+        "prompt_tokens": said.input_tokens,
+        "completion_tokens": said.output_tokens(),
+        "total_tokens": said.input_tokens + said.output_tokens(),
+    })
+}
+
+const fn completion_finish(said: &Said) -> &'static str {
+    if said.cut { "length" } else { "stop" }
+}
+
+fn completion(asked: &Value) -> Value {
+    let said = said_in_completion(asked);
+    let choice = completion_choice(&said.text(), Some(completion_finish(&said)));
+    let mut completion = completion_object(asked, &choice);
+    completion["usage"] = completion_usage(&said);
+    completion
+}
+
+fn completion_events(asked: &Value) -> Vec<Bytes> {
+    let said = said_in_completion(asked);
+    let last = said.words.len().saturating_sub(1);
+    let words = said.words.iter().enumerate();
+    let mut events: Vec<Bytes> = words
+        .map(|(at, word)| {
+            let finish = (at == last).then(|| completion_finish(&said));
+            data(&completion_object(asked, &completion_choice(word, finish)))
+        })
+        .collect();
+    if asked["stream_options"]["include_usage"] == true {
+        let mut usage = completion_object(asked, &json!([]));
+        usage["usage"] = completion_usage(&said);
+        events.push(data(&usage));
     }
     events.push("data: [DONE]\n\n".into());
     events
