@@ -487,6 +487,24 @@ fn pictures_are_told_from_what_may_be_of_any_length() {
     }
 }
 
+/// Servers differ on which of several members of one name they take.
+#[test]
+fn what_is_said_twice_of_a_picture_is_not_read() {
+    let url = r#""url":"data:image/png;base64,AAAA""#;
+    for of in [
+        r#""detail":"original","detail":"low""#,
+        r#""detail":"low","\u0064etail":"original""#,
+        r#""detail":"low","detail":null"#,
+    ] {
+        let body = format!(
+            r#"{{"messages":[{{"content":[{{"type":"image_url","image_url":{{{url},{of}}}}}]}}]}}"#
+        );
+        let read = whole_call(CHAT, &body);
+        let error = read.expect_err("twice").to_string();
+        assert!(error.contains("a member twice"), "{error}");
+    }
+}
+
 #[test]
 fn what_says_that_it_is_a_picture_and_is_read_otherwise_is_none() {
     use Endpoint::{Messages, Responses};
