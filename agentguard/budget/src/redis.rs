@@ -376,6 +376,7 @@ fn parts(want: &Want, accounts: &[Arc<Account>], tokens: u64) -> Vec<Part> {
             false => 0,
         },
         leased: 0,
+        first: i64::MAX,
     };
     charges.map(part).collect()
 }

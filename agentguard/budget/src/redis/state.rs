@@ -39,6 +39,8 @@ pub(super) struct Part {
     pub(super) held: u64,
     /// What of that comes from what was drawn in advance, and is not known to Redis.
     pub(super) leased: u64,
+    /// When the account was charged first, as was known when the call began.
+    pub(super) first: i64,
 }
 
 #[derive(Debug)]
@@ -152,11 +154,14 @@ impl Inner {
     pub(super) fn holds(
         &self,
         hold: u64,
-        parts: Vec<Part>,
+        mut parts: Vec<Part>,
         tokens: u64,
         want: &Want,
         firsts: &[i64],
     ) {
+        for (part, first) in parts.iter_mut().zip(firsts) {
+            part.first = *first;
+        }
         let mut state = self.lock();
         if let OnLoss::Lease(_) = self.options.on_loss {
             let mut wanted = false;
@@ -275,7 +280,8 @@ impl Inner {
         let mut parts = super::parts(want, accounts, tokens);
         let mut firsts = Vec::new();
         for (part, charge) in parts.iter_mut().zip(&want.charges) {
-            firsts.push(state.leases.first(&part.account).unwrap_or(now));
+            part.first = state.leases.first(&part.account).unwrap_or(now);
+            firsts.push(part.first);
             if charge.budget.reached.limits() {
                 part.leased = part.held;
                 state.leases.takes(&part.account, part.held);
@@ -310,9 +316,10 @@ impl Inner {
         let hold = state.holds.get_mut(&id).ok_or(Refused::Settled)?;
         let mut total = hold.tokens.saturating_add(more);
         for (place, (part, budget)) in hold.parts.iter().zip(budgets).enumerate() {
-            // Time passes here as well.
+            // Time passes here as well, also where nothing is drawn of the account any more.
             let first = state.leases.first(&part.account).filter(|it| *it > 0);
-            let elapsed = first.map_or(0, |first| now.saturating_sub(first).max(0).unsigned_abs());
+            let first = first.unwrap_or(part.first);
+            let elapsed = now.saturating_sub(first).max(0).unsigned_abs();
             let is_time = budget.reached.limits() && budget.unit == Unit::WallTime;
             if is_time && elapsed >= budget.limit {
                 return Err(Refused::Short(Short {
@@ -477,6 +484,11 @@ impl Inner {
         for (hold, spent) in state.leases.forgets(now) {
             state.waits_for(hold, now, vec![spent]);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn leases_know(&self, account: &Account) -> bool {
+        self.lock().leases.first(account).is_some()
     }
 
     /// Too little is left of an account: what this host has drawn of it in advance is given back, so that a call that asks

@@ -672,6 +672,16 @@ async fn time_that_is_over_ends_what_is_under_way_also_while_it_is_away() {
     assert!(shared.standing().away.is_some());
     let late = short(shared.extend(one, 1.into(), &only, NOW + 10_000).await);
     assert_eq!((late.charge, late.balance.used), (0, 10_000));
+    // Nobody has charged the account for long, so that nothing is drawn of it any more.
+    shared.settle(spent, None, NOW + 3_600_000);
+    shared.inner.gives_back_old();
+    let (parts, ..) = shared.inner.goes_on(HoldId(one.0)).expect("a call");
+    let known = shared.inner.leases_know(&parts[0].account);
+    assert!(!known);
+    let more = shared.extend(one, 1.into(), &only, NOW + 9_999).await;
+    assert_eq!(more.expect("time"), 1);
+    let late = short(shared.extend(one, 1.into(), &only, NOW + 10_000).await);
+    assert_eq!((late.charge, late.balance.used), (0, 10_000));
     server.goes_on();
 }
 
