@@ -57,6 +57,8 @@ pub struct Held {
     tokens: AtomicU64,
     /// How many it was seen to write, where that is counted, and since when.
     seen: AtomicU64,
+    /// How many of them its model's own tokenizer has counted.
+    sure: AtomicU64,
     since: OnceLock<Instant>,
     /// How many when it broke off: what was seen later is of what its provider wrote on.
     broke_at: OnceLock<u64>,
@@ -107,6 +109,7 @@ impl Held {
             amounts: Mutex::new(granted.held),
             tokens: AtomicU64::new(granted.tokens),
             seen: AtomicU64::new(0),
+            sure: AtomicU64::new(0),
             since: OnceLock::new(),
             broke_at: OnceLock::new(),
             unseen: AtomicBool::new(false),
@@ -214,9 +217,10 @@ impl Held {
         self.tokens.load(Ordering::Acquire)
     }
 
-    /// It was seen to have written so many tokens.
-    pub fn saw(&self, tokens: u64) {
+    /// It was seen to have written so many tokens, of which so many are sure: its model's own tokenizer has counted them.
+    pub fn saw(&self, tokens: u64, sure: u64) {
         self.since.get_or_init(Instant::now);
+        self.sure.fetch_max(sure, Ordering::AcqRel);
         self.seen.fetch_max(tokens, Ordering::AcqRel);
     }
 
@@ -236,12 +240,6 @@ impl Held {
         self.unseen.store(true, Ordering::Release);
     }
 
-    /// Whether the model's own tokenizer counts what it writes.
-    fn is_counted_exactly(&self) -> bool {
-        let pricing = self.pricing.as_ref();
-        pricing.is_some_and(|it| it.rate.tokenizer.is_some())
-    }
-
     /// How many tokens a call may have written that broke off: what was reserved, or what was seen of it, and what its
     /// provider wrote on at its pace before it noticed.
     fn may_have_written(&self) -> u64 {
@@ -259,9 +257,8 @@ impl Held {
         let behind = self.broke_at.get().map_or(0, |at| seen.saturating_sub(*at));
         let more = more.saturating_sub(behind);
         // A provider that does not keep to the limit has written what was seen all the same, where that is counted and not
-        // estimated.
-        let counted = self.is_counted_exactly();
-        let surely = if counted { seen } else { seen.min(limit) };
+        // estimated, as the bytes of sounds are.
+        let surely = self.sure.load(Ordering::Acquire);
         seen.saturating_add(more)
             .min(limit)
             .max(surely)

@@ -70,7 +70,11 @@ impl Meter {
         self.unread = self.unread.saturating_add(bytes);
         self.more |= bytes > 0;
         if self.more {
-            self.held.saw(self.count());
+            let sure = match self.counter.is_exact() {
+                true => self.counter.count(),
+                false => 0,
+            };
+            self.held.saw(self.count(), sure);
         }
     }
 

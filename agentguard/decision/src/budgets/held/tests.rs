@@ -1,13 +1,12 @@
 use std::sync::Arc;
 
-use agentguard_budget::prices::{Caches, Prices, Tier};
 use agentguard_budget::{
     Asked, Charge, Estimate, Granted, HoldId, Ledger, More, Refused, Scope, Terms, Want,
 };
 use agentguard_model::budget::{Budget, Reached, Unit, Window};
 use jiff::Timestamp;
 
-use super::{Held, Pricing};
+use super::Held;
 
 const HOUR: i64 = 3_600_000;
 
@@ -105,27 +104,28 @@ async fn a_call_ends_with_its_time_though_its_ledger_does_not_answer() {
 
 #[test]
 fn what_is_written_on_and_seen_counts_once() {
-    let writes = |model: &str, limit, behind: u64| {
+    let writes = |sure: bool, limit, behind: u64| {
         let mut held = held(0);
-        let priced = Prices::built_in().of("openai", model);
-        held.pricing = Some(Pricing::of(&priced, Tier::of(None), Caches::default()));
         held.estimate = Some(Estimate {
             input: 0,
             output: limit,
             answers: 1,
             visible: true,
         });
-        held.saw(100);
+        let saw = |tokens| held.saw(tokens, if sure { tokens } else { 50 });
+        saw(100);
         held.breaks();
-        held.saw(100 + behind);
+        saw(100 + behind);
         held.may_have_written()
     };
     // All came within less than a second: as much may have come in the second behind it.
-    assert_eq!(writes("gpt-4o", 10_000, 0), 200);
-    assert_eq!(writes("gpt-4o", 10_000, 50), 250);
-    assert_eq!(writes("gpt-4o", 10_000, 900), 1100);
-    assert_eq!(writes("gpt-4o", 150, 0), 150);
+    assert_eq!(writes(true, 10_000, 0), 200);
+    assert_eq!(writes(true, 10_000, 50), 250);
+    assert_eq!(writes(true, 10_000, 900), 1100);
+    assert_eq!(writes(true, 150, 0), 150);
+    // Bytes of a sound are no tokens beyond the limit.
+    assert_eq!(writes(false, 60, 900), 60);
     // Its provider did not keep to the limit; what is estimated only says nothing of that.
-    assert_eq!(writes("gpt-4o", 300, 900), 1000);
-    assert_eq!(writes("nobody-s", 300, 900), 300);
+    assert_eq!(writes(true, 300, 900), 1000);
+    assert_eq!(writes(false, 300, 900), 300);
 }
