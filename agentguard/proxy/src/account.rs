@@ -45,6 +45,8 @@ pub(crate) struct Account<R: Recorder> {
     whole: AtomicBool,
     /// Whether all that went wrong is that its client went away.
     left: AtomicBool,
+    /// Whether more of its content is waited for, which its client has not sent.
+    waits: AtomicBool,
     /// Whether its request was made to ask for its usage, which its client did not.
     asks_usage: AtomicBool,
 }
@@ -96,6 +98,7 @@ impl<R: Recorder> Account<R> {
             error: Mutex::new(None),
             whole: AtomicBool::new(false),
             left: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
             asks_usage: AtomicBool::new(false),
         }
     }
@@ -317,6 +320,16 @@ impl<R: Recorder> Account<R> {
             *error = Some("the client went away before the end of the answer".to_owned());
             self.left.store(true, Ordering::Release);
         }
+    }
+
+    /// Whether more of its content is waited for, which its client has not sent.
+    pub(crate) fn waits(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Release);
+    }
+
+    /// Whether its client is the one that is waited for.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waits.load(Ordering::Acquire)
     }
 
     /// Its request was made to ask for its usage, which its client did not.

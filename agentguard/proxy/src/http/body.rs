@@ -310,7 +310,11 @@ impl<R: Recorder> Body for RequestBody<R> {
         };
         let mut frame = match this.held.take() {
             Some(frame) => frame,
-            None => match ready!(Pin::new(&mut *inner).poll_frame(cx)) {
+            None => match {
+                let polled = Pin::new(&mut *inner).poll_frame(cx);
+                this.account.waits(polled.is_pending());
+                ready!(polled)
+            } {
                 Some(frame) => frame.inspect_err(|_| this.account.decided().says_nothing())?,
                 None => {
                     let ended = ready!(this.poll_end(cx));

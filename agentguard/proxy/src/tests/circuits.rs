@@ -35,6 +35,39 @@ const OPEN: (Verdict, ReasonCode) = (Verdict::Deny, ReasonCode::CircuitOpen);
 
 const GET: &str = "GET /ok HTTP/1.1\r\nHost: api.example\r\n\r\n";
 
+/// Servers give up on who sends too slowly; agents could open a circuit for all with that.
+#[tokio::test]
+async fn a_client_that_sends_too_slowly_opens_no_circuit() {
+    let world = world("1h").await;
+    let begun = "POST /ok HTTP/1.1\r\nHost: api.example\r\nContent-Length: 100\r\n\r\nbegun";
+    for _ in 0..2 {
+        let mut client = world.connect().await;
+        write(&mut client, begun).await;
+        let mut upstream = world.accept().await;
+        read_until(&mut upstream, "begun").await;
+        upstream.set_zero_linger().unwrap();
+        drop(upstream);
+        let (head, _) = read_response(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    }
+    // Whose content has come as a whole is not waited for.
+    let mut client = world.connect().await;
+    write(&mut client, begun).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "begun").await;
+    write(&mut client, "x".repeat(95)).await;
+    read_until(&mut upstream, "x").await;
+    drop(upstream);
+    read_response(&mut client).await;
+    let mut client = world.connect().await;
+    write(&mut client, GET).await;
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    drop(client);
+    let codes = codes(&world.end().await);
+    assert_eq!(codes, [ALLOWED, ALLOWED, ALLOWED, OPEN]);
+}
+
 #[tokio::test]
 async fn a_client_that_breaks_off_what_it_sends_opens_no_circuit() {
     let world = world("1h").await;

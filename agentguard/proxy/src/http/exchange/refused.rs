@@ -24,7 +24,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         tongue: &Tongue,
     ) -> Response<Answer<R>> {
         account.fail(failed.message.clone());
-        if !failed.is_upstreams() {
+        // An upstream that waits in vain for what its client is to send gives up as any would.
+        if !failed.is_upstreams() || account.is_waiting() {
             account.decided().says_nothing();
         }
         let reason = agentguard_model::Reason::new(failed.code, failed.message);
