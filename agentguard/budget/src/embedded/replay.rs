@@ -1,6 +1,7 @@
 //! What an earlier process left.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -232,19 +233,30 @@ fn kept(directory: &Path, generation: u64) -> PathBuf {
     directory.join(format!("{DAMAGED}.{generation}"))
 }
 
+/// The generation of a journal that is kept, by its name. None: it is not ours.
+fn kept_generation(name: &OsStr) -> Option<u64> {
+    let number = name.to_str()?.strip_prefix(DAMAGED)?.strip_prefix('.')?;
+    number.parse().ok()
+}
+
 /// Keeps what is damaged, in the place of what was damaged before, once nothing is read of it any more. By another name:
-/// a disk that is full has room for that.
+/// a disk that is full has room for that. What was kept before goes only where all of this is kept.
+///
+/// # Errors
+/// Some of it cannot be kept, and all else is.
 pub(super) fn keep(directory: &Path, damaged: &[u64]) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with(DAMAGED) {
-            fs::remove_file(entry.path())?;
-        }
-    }
+    let mut kept_all = Ok(());
     for generation in damaged {
         let from = Journal::path(directory, *generation);
-        fs::rename(from, kept(directory, *generation))?;
+        kept_all = kept_all.and(fs::rename(from, kept(directory, *generation)));
+    }
+    kept_all?;
+    // What cannot be taken away is looked at by nobody but people.
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let before = kept_generation(&entry.file_name());
+        if before.is_some_and(|it| !damaged.contains(&it)) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use agentguard_model::budget::{Unit, Window};
 use tempfile::TempDir;
 
 use super::{NOW, budget, charge, killed, open, used_and_held, want};
+use crate::embedded::replay::keep;
 use crate::embedded::{Embedded, FORGOTTEN};
 use crate::ledger::Ledger as _;
 
@@ -246,4 +247,28 @@ fn a_checkpoint_that_cannot_be_made_is_told_until_one_can() {
     ledger.shared.checkpoints(NOW).expect("a checkpoint");
     assert_eq!(ledger.troubles(), super::super::Troubles::default());
     assert_eq!(used(&ledger), 47);
+}
+
+#[test]
+fn what_is_kept_takes_the_place_of_what_was_kept_and_of_nothing_else() {
+    let directory = TempDir::new().expect("a directory");
+    drop(five(directory.path()));
+    let place = |name: &str| directory.path().join(name);
+    for name in ["damaged.7", "damaged.7.txt", "damaged-notes", "journal.3"] {
+        fs::write(place(name), name).expect("written");
+    }
+    fs::create_dir(place("damaged.8")).expect("a directory");
+    keep(directory.path(), &[3]).expect("kept");
+    assert_eq!(fs::read(place("damaged.3")).expect("kept"), b"journal.3");
+    assert!(!place("damaged.7").exists());
+    for name in ["damaged.7.txt", "damaged-notes", "damaged.8"] {
+        assert!(place(name).exists(), "{name}");
+    }
+    // Of what cannot be kept as a whole all else is kept, and what was kept before as well.
+    fs::write(place("journal.9"), "9").expect("written");
+    fs::write(place("journal.8"), "8").expect("written");
+    keep(directory.path(), &[8, 9]).expect_err("a directory");
+    for name in ["damaged.3", "damaged.9", "journal.8"] {
+        assert!(place(name).exists(), "{name}");
+    }
 }
