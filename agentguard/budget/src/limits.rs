@@ -303,7 +303,10 @@ impl Limits {
     /// All accounts that are another than new ones.
     #[must_use]
     pub fn standing(&self) -> Vec<Standing> {
-        let now = self.0.now();
+        self.standing_at(self.0.now())
+    }
+
+    fn standing_at(&self, now: u64) -> Vec<Standing> {
         let books = self.0.books();
         let of = |(key, (_, account)): (&Key, &(u32, Account))| {
             let by = books.bys.get(&(Arc::clone(&key.id), key.kind))?;
@@ -318,6 +321,24 @@ impl Limits {
         let mut standing: Vec<_> = books.accounts.iter().filter_map(of).collect();
         standing.sort_by(|one, other| (&one.id, &one.scope).cmp(&(&other.id, &other.scope)));
         standing
+    }
+}
+
+impl Limits {
+    /// Has the accounts of a limit count from the beginning, and closes the circuits of a breaker: of this id those in this
+    /// scope, or all. Calls that are under way in a chain (`depth`) stay counted, since they are. Gives how many accounts it
+    /// was.
+    pub fn reset(&self, id: &str, scope: Option<&str>) -> usize {
+        let mut books = self.0.books();
+        let accounts = books.accounts.iter_mut();
+        let mut count = 0;
+        for (key, (_, account)) in accounts {
+            let is_meant = *key.id == *id && scope.is_none_or(|it| it == key.scope.as_str());
+            if is_meant && account.reset() {
+                count += 1;
+            }
+        }
+        count
     }
 }
 
@@ -558,6 +579,19 @@ impl Books {
 }
 
 impl Account {
+    /// Forgets what was counted. False: it is not for that.
+    fn reset(&mut self) -> bool {
+        match self {
+            Self::Rate(gcra) => *gcra = Gcra::default(),
+            Self::Repeats(repeats) => *repeats = Repeats::default(),
+            Self::Retries(retries) => *retries = Retries::default(),
+            Self::Progress(progress) => *progress = Progress::default(),
+            Self::Circuit(circuit) => circuit.close(),
+            Self::Depth(_) => return false,
+        }
+        true
+    }
+
     /// Makes of what was counted before a reload no more than what can be counted now.
     fn fit(&mut self, by: &By, call: &Call, now: u64) {
         match (self, by) {

@@ -187,6 +187,15 @@ pub enum ToWorker {
         /// The user id of who says it, in the initial user namespace.
         uid: u32,
     },
+    /// What an operator wants of limits and breakers. To be recorded, done and answered with [`ToKeeper::Answered`].
+    Limits {
+        /// A number to answer with.
+        number: u32,
+        /// What is wanted.
+        order: Box<LimitOrder>,
+        /// The user id of who wants it, in the initial user namespace.
+        uid: u32,
+    },
 }
 
 /// Sockets in one [`ToWorker::Closed`], so that it fits a packet.
@@ -561,6 +570,17 @@ pub enum Command {
     Tools(Box<ToolsOrder>),
     /// Say what an account of a budget has used.
     Budget(Box<BudgetOrder>),
+    /// Have accounts of a limit count from the beginning, or close circuits.
+    Limits(Box<LimitOrder>),
+}
+
+/// Which accounts of a limit are to count from the beginning, or which circuits of a breaker are to be closed.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LimitOrder {
+    /// The id of the limit or breaker, for all of its accounts; or that, `/` and the scope of one.
+    pub account: String,
+    /// Why, for operators: at most [`MAX_REASON`] characters.
+    pub reason: Option<String>,
 }
 
 /// What an account of a budget is to count as having used.

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use agentguard_control::limits::{LimitAccount, LimitAccounts, LimitState};
+use agentguard_keeper::message::{Command as Request, LimitOrder};
 use clap::Subcommand;
 
 use super::Global;
+use super::agent::change;
 use super::failure::Failure;
 use super::output::{Output, Table, counted, say};
 
@@ -22,10 +24,26 @@ pub(super) enum Command {
         #[arg(long, value_name = "ID")]
         id: Option<String>,
     },
+    /// Have a limit count from the beginning, or close a circuit
+    ///
+    /// Calls that are under way stay theirs. Root alone.
+    Reset {
+        /// A limit or breaker by its ID, for all of its accounts; or ID/ACCOUNT, as `list` shows them, for one
+        account: String,
+        /// Why, for operators
+        #[arg(long)]
+        reason: Option<String>,
+    },
 }
 
 pub(super) fn main(command: Command, global: &Global, out: &mut Output) -> Result<(), Failure> {
-    let Command::List { id } = command;
+    let id = match command {
+        Command::List { id } => id,
+        Command::Reset { account, reason } => {
+            let order = LimitOrder { account, reason };
+            return change(global, &Request::Limits(Box::new(order)), out);
+        }
+    };
     let LimitAccounts { mut accounts, more } =
         global.ask(async |mut client| Ok(client.limits().await?))?;
     if let Some(id) = id {

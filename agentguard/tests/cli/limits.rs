@@ -1,5 +1,7 @@
 //! `agentguard limits`
 
+use agentguard_keeper::message::{Answer, Command as Request, LimitOrder};
+use agentguard_keeper::packet;
 use serde_json::Value;
 
 use crate::world::{Bench, Served, agentguard};
@@ -48,4 +50,29 @@ fn what_refuses_stands_first_and_what_is_new_is_not_listed() {
     let lines: Vec<&str> = said.stdout.lines().collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[1].starts_with("upstreams  breaker  host=api.example.com:443  open "));
+}
+
+#[test]
+fn a_reset_is_ordered_of_the_keeper() {
+    let bench = Bench::new();
+    let config = bench.config();
+    let listener = packet::listen(bench.path("keeper.sock").as_ref(), 0o600).unwrap();
+    let keeper = std::thread::spawn(move || {
+        let client = listener.accept().unwrap();
+        let (request, _) = client.recv::<Request>().unwrap().unwrap();
+        let text = "burst counts from the beginning".to_owned();
+        client.send(&Answer::Done { text }, &[]).unwrap();
+        request
+    });
+    let words = ["limits", "reset", "burst", "--reason", "ticket 42"];
+    let said = "burst counts from the beginning\n";
+    agentguard(words).with_config(&config).says("", said, 0);
+    let order = LimitOrder {
+        account: "burst".to_owned(),
+        reason: Some("ticket 42".to_owned()),
+    };
+    let Request::Limits(asked) = keeper.join().unwrap() else {
+        panic!("another order");
+    };
+    assert_eq!(*asked, order);
 }

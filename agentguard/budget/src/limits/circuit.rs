@@ -29,7 +29,7 @@ enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Circuit {
     phase: Phase,
-    /// How often it has opened: what began before it did says nothing of this time.
+    /// How often it has opened, or an operator has closed it: what began before that says nothing of this time.
     openings: u64,
     /// When the last calls ended, and whether they failed.
     last: VecDeque<(u64, bool)>,
@@ -150,6 +150,13 @@ impl Circuit {
                 }
             }
         }
+    }
+
+    /// Closes, whatever was. What is under way says nothing of this time.
+    pub(super) fn close(&mut self) {
+        self.last.clear();
+        self.openings += 1;
+        self.phase = Phase::Closed;
     }
 
     fn open(&mut self, breaker: &Breaker, now: u64) {

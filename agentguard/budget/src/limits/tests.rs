@@ -524,3 +524,68 @@ fn what_is_counted_is_told() {
     assert_eq!((&*standing[0].id, standing[0].kind), ("few", "rate"));
     assert!(matches!(standing[0].state, StandingState::Waits(_)));
 }
+
+/// Each of one limit, or one alone; what other limits have counted stays.
+#[test]
+fn an_operator_has_accounts_count_from_the_beginning() {
+    let limits = Limits::default();
+    let [burst, other] = ["burst", "other"].map(|id| rate(id, 1, 3600, 1));
+    let admit = |by: &By, agent: &str| {
+        let asks = vec![ask(by, agent)];
+        limits.admit_at(asks, Call::default(), 2, SECOND).is_ok()
+    };
+    let all = [(&burst, "a"), (&burst, "b"), (&other, "a")];
+    let admits = || all.map(|(by, agent)| admit(by, agent));
+    assert_eq!(admits(), [true; 3]);
+    assert_eq!(admits(), [false; 3]);
+    assert_eq!(limits.reset("burst", Some("agent=a")), 1);
+    assert_eq!(admits(), [true, false, false]);
+    assert_eq!(limits.reset("burst", None), 2);
+    assert_eq!(admits(), [true, true, false]);
+    assert_eq!(limits.reset("burst", Some("agent=c")), 0);
+    assert_eq!(limits.reset("another", None), 0);
+}
+
+/// What was under way says nothing of a circuit that an operator has closed.
+#[test]
+fn an_operator_closes_a_circuit() {
+    let limits = Limits::default();
+    let by = By::Breaker(Arc::new(Breaker {
+        id: "up".into(),
+        circuit: Circuit::Upstream,
+        per: [].into(),
+        failures: 1,
+        of: 1,
+        within: Duration::from_secs(60),
+        wait: Duration::from_secs(3600),
+        probes: 1,
+    }));
+    let late = at(&limits, &by, Call::default(), 1).unwrap();
+    let fails = at(&limits, &by, Call::default(), 1).unwrap();
+    fails.ticket.ended_at(Went::Failed, &[], 2 * SECOND);
+    assert!(at(&limits, &by, Call::default(), 3).is_err());
+    assert_eq!(limits.reset("up", None), 1);
+    late.ticket.ended_at(Went::Failed, &[], 4 * SECOND);
+    let goes = at(&limits, &by, Call::default(), 5).unwrap();
+    // It opens again as ever.
+    goes.ticket.ended_at(Went::Failed, &[], 6 * SECOND);
+    assert!(at(&limits, &by, Call::default(), 7).is_err());
+}
+
+/// Calls that are under way are.
+#[test]
+fn a_chain_is_not_reset() {
+    let limits = Limits::default();
+    let by = limit(
+        "deep",
+        LimitKind::Depth {
+            calls: 1,
+            agents: 1,
+        },
+    );
+    let under_way = at(&limits, &by, Call::default(), 1).unwrap();
+    assert_eq!(limits.reset("deep", None), 0);
+    assert!(at(&limits, &by, Call::default(), 2).is_err());
+    drop(under_way);
+    assert!(at(&limits, &by, Call::default(), 3).is_ok());
+}

@@ -10,7 +10,7 @@ use agentguard_control::seats::{Seat, Seats};
 use agentguard_control::sparing::Sparing;
 use agentguard_keeper::ca::CaError;
 use agentguard_keeper::groups::APPROVE;
-use agentguard_keeper::message::{Answer, BudgetOrder, Command, Ended, ToolsOrder};
+use agentguard_keeper::message::{Answer, BudgetOrder, Command, Ended, LimitOrder, ToolsOrder};
 use agentguard_keeper::packet::{Listener, Packet, Peer};
 use agentguard_keeper::sockets;
 use agentguard_keeper::spawn;
@@ -209,6 +209,7 @@ fn attend(keeper: &Shared, client: Packet, peer: &Peer, place: Place, refusing: 
         Command::Switch { name, on, reason } => switch(keeper, peer, accepted, &name, on, reason),
         Command::Tools(order) => tools(keeper, peer, accepted, &order),
         Command::Budget(order) => budget(keeper, peer, accepted, &order),
+        Command::Limits(order) => limits(keeper, peer, accepted, &order),
         command => {
             let answer = change(&mut lock(keeper), peer, accepted, command);
             // What is an agent's no more is held to its limits no more.
@@ -406,6 +407,18 @@ fn budget(keeper: &Shared, peer: &Peer, accepted: Accepted, order: &BudgetOrder)
     done_by_worker(asked, "agentguard budget list")
 }
 
+/// The same of limits and breakers, which the worker keeps, too. Root alone: it has go on what the policy stops.
+fn limits(keeper: &Shared, peer: &Peer, accepted: Accepted, order: &LimitOrder) -> Answer {
+    let asked = {
+        let keeper = lock(keeper);
+        if let Err(why) = authorise(&keeper, peer, accepted) {
+            return refused(&why.message, Some(why.hint));
+        }
+        keeper.order_limits(order, peer.uid)
+    };
+    done_by_worker(asked, "agentguard limits list")
+}
+
 /// What the worker says of an order, without the lock. `shows`: the command that shows how things are.
 fn done_by_worker(asked: anyhow::Result<Asked>, shows: &str) -> Answer {
     answered(asked.and_then(|asked| match asked.answer() {
@@ -470,7 +483,8 @@ fn change(keeper: &mut Keeper, peer: &Peer, accepted: Accepted, command: Command
         | Command::Release { .. }
         | Command::Switch { .. }
         | Command::Tools(_)
-        | Command::Budget(_) => {
+        | Command::Budget(_)
+        | Command::Limits(_) => {
             return refused("this is no change of what is governed", None);
         }
     };

@@ -11,6 +11,7 @@ mod deeds;
 mod events;
 mod gate;
 mod ledger;
+mod limits;
 mod link;
 mod local;
 mod names;
@@ -312,6 +313,14 @@ async fn serve(
                 let (policy, link) = (rooms.policies.current(), link.clone());
                 tasks.spawn(async move {
                     let answer = budgets::obey(*order, uid, policy, ledger, &decider).await;
+                    link.tell(ToKeeper::Answered { number, answer }).await;
+                });
+            }
+            ToWorker::Limits { number, order, uid } => {
+                let rooms = rooms.as_ref().context("an order before a policy")?;
+                let (decider, link) = (rooms.decider.clone(), link.clone());
+                tasks.spawn(async move {
+                    let answer = limits::obey(*order, uid, &decider).await;
                     link.tell(ToKeeper::Answered { number, answer }).await;
                 });
             }
