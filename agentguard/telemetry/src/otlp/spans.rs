@@ -24,6 +24,13 @@ const MAX_TEXT: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Span(pub(super) Proto);
 
+#[cfg(test)]
+impl Span {
+    pub(crate) fn name(&self) -> &str {
+        &self.0.name
+    }
+}
+
 /// Of a call, with what came of it; of one that was refused, without. `None`: it is no call.
 pub(crate) fn span(decided: &Decided, outcome: Option<&Outcome>) -> Option<Span> {
     let call = decided.call.as_ref()?;

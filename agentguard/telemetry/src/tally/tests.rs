@@ -209,6 +209,113 @@ async fn decisions_are_counted_as_they_came_out_and_calls_by_what_came_of_them()
     assert_eq!(told.count(), 3);
 }
 
+/// Whatever a call is for, and of whichever provider, as the conventions call it where they do.
+#[tokio::test]
+async fn calls_of_every_kind_have_their_figures_and_a_span() {
+    let (feed, figures, counting, mut spans) = parts(true);
+    let watched = Watched::new(Memory, Some(feed));
+    let kinds = [
+        ("chat", "gemini", "gcp.gemini", Some((6, Some(8)))),
+        ("chat", "vertex", "gcp.vertex_ai", Some((7, Some(9)))),
+        ("chat", "aws_bedrock", "aws.bedrock", Some((10, Some(11)))),
+        (
+            "text_completion",
+            "mistral",
+            "mistral_ai",
+            Some((12, Some(13))),
+        ),
+        ("embeddings", "ollama", "ollama", Some((3, None))),
+        ("count_tokens", "anthropic", "anthropic", Some((14, None))),
+        ("realtime", "openai", "openai", Some((15, Some(16)))),
+        ("transcription", "openai", "openai", Some((17, Some(18)))),
+        ("retrieval", "xai", "x_ai", None),
+    ];
+    for (number, (operation, provider, _, tokens)) in kinds.iter().enumerate() {
+        let mut call = call("m");
+        call["action"]["llm"]["operation"] = json!(operation);
+        call["action"]["llm"]["provider"] = json!(provider);
+        let id = watched
+            .write(decision(number as u128, &call))
+            .await
+            .unwrap();
+        let usage = tokens.map(|(input, output)| {
+            let mut usage = json!({ "input_tokens": input });
+            if let Some(output) = output {
+                usage["output_tokens"] = json!(output);
+            }
+            usage
+        });
+        let mut answer = json!({ "status": 200, "llm": { "model": "m-1" } });
+        if let Some(usage) = usage {
+            answer["llm"]["usage"] = usage;
+        }
+        watched.outcome(id, outcome(&answer));
+    }
+    // Of a server of tools, and of an agent's own host.
+    for (number, layer) in [(20, "proxy"), (21, "hook")] {
+        let tool = json!({ "layer": layer, "action": { "kind": "tool_call",
+            "tool": { "server": "files", "name": "read", "method": "tools/call" } } });
+        let id = watched.write(decision(number, &tool)).await.unwrap();
+        watched.outcome(id, outcome(&json!({})));
+    }
+    counted(counting).await;
+    let labels = |operation, provider| {
+        format!(
+            "gen_ai_operation_name=\"{operation}\",gen_ai_provider_name=\"{provider}\",gen_ai_request_model=\"m\",gen_ai_response_model=\"m-1\""
+        )
+    };
+    let (mut calls, mut usage) = (Vec::new(), Vec::new());
+    for (operation, _, provider, tokens) in kinds {
+        let labels = labels(operation, provider);
+        calls.push(format!(
+            "gen_ai_client_operation_duration_seconds_count{{{labels}}} 1"
+        ));
+        let Some((input, output)) = tokens else {
+            continue;
+        };
+        let line = |kind, tokens| {
+            format!(
+                "gen_ai_client_token_usage_sum{{gen_ai_token_type=\"{kind}\",{labels}}} {tokens}.0"
+            )
+        };
+        usage.push(line("input", input));
+        usage.extend(output.map(|output| line("output", output)));
+    }
+    calls.sort();
+    usage.sort();
+    let sorted = |start| {
+        let mut lines = lines(&figures, start);
+        lines.sort();
+        lines
+    };
+    assert_eq!(
+        sorted("gen_ai_client_operation_duration_seconds_count"),
+        calls
+    );
+    assert_eq!(sorted("gen_ai_client_token_usage_sum"), usage);
+    let counted = |labels: &str| {
+        let lines = lines(&figures, "agentguard_decisions_total");
+        assert!(
+            lines.iter().any(|it| it.ends_with(labels)),
+            "{labels} {lines:#?}"
+        );
+    };
+    let allowed = "verdict=\"allow\",enforced=\"true\",reason=\"rule_allow\"}";
+    counted(&format!("layer=\"proxy\",kind=\"llm_call\",{allowed} 9"));
+    counted(&format!("layer=\"proxy\",kind=\"tool_call\",{allowed} 1"));
+    counted(&format!("layer=\"hook\",kind=\"tool_call\",{allowed} 1"));
+    let told = std::iter::from_fn(|| spans.0.try_recv().ok());
+    let mut told: Vec<String> = told.map(|span| span.name().to_owned()).collect();
+    let mut expected: Vec<String> = kinds.iter().map(|it| format!("{} m", it.0)).collect();
+    expected.extend([
+        "execute_tool read".to_owned(),
+        "execute_tool read".to_owned(),
+    ]);
+    told.sort();
+    expected.sort();
+    assert_eq!(told, expected);
+}
+
 #[tokio::test]
 async fn what_has_no_room_is_lost_to_the_figures_and_counted_and_nobody_waits() {
     let (feed, figures, counting, _spans) = parts(true);
