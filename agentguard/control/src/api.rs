@@ -185,7 +185,7 @@ pub struct QuotaUsed {
 pub struct Quarantine {
     /// Since when.
     pub since: Timestamp,
-    /// The user id of who ordered it. Absent where that was not written down.
+    /// The user id of who ordered it. Absent where that was not written down, and where the guard did it, as `reason` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     /// Why, as they said.

@@ -321,7 +321,7 @@ pub struct Quarantine {
     /// Since when, in seconds since the epoch.
     pub since: u64,
     /// The user id of who ordered it, in the initial user namespace. `None`: it was found in the
-    /// kernel, and who ordered it was not written down.
+    /// kernel, and who ordered it was not written down; or the guard did it, and says so in the reason.
     pub uid: Option<u32>,
     /// Why, as they said: at most [`MAX_REASON`] characters. For operators; no agent is told.
     pub reason: Option<String>,

@@ -146,9 +146,17 @@ fn an_agent_whose_budget_is_spent_is_stopped_until_it_is_released() {
     let body = r#"{"model":"gpt-4o","max_tokens":5,"messages":[]}"#;
     let words = ["curl", "-sS", "--max-time", "60", "-d", body, &url];
     let _stopped = inspected(&room, &words).spawn().unwrap();
-    wait_until("the quarantine", LATE, || {
+    let told = "the guard stopped its processes, since the budget `two` is spent";
+    let shown = wait_until("the quarantine", LATE, || {
         let shown = cli(&["agent", "show", "coder"]).stdout;
-        shown.contains("the budget `two` is spent").then_some(())
+        shown.contains(told).then_some(shown)
+    });
+    let shown = shown.unwrap();
+    assert!(!shown.contains("by uid"), "nobody ordered it: {shown}");
+    wait_until("the record of it", LATE, || {
+        let decisions = room.guard.verdicts().ok()?;
+        let mut messages = decisions.iter().map(|it| &it.reason.message);
+        messages.any(|it| it.contains(told)).then_some(())
     })
     .unwrap();
     let is_stopped = || {

@@ -345,7 +345,7 @@ fn quarantine(
         if let Err(why) = authorise_approver(&keeper, peer, accepted, QUARANTINE) {
             return refused(&why.message, Some(why.hint));
         }
-        keeper.quarantine(name, reason, freeze, peer.uid)
+        keeper.quarantine(name, reason, freeze, Some(peer.uid))
     };
     // The sockets are ended, and the worker is waited for, without the lock.
     answered(cut.and_then(|cut| cut.finish(|| lock(keeper).give_up_worker())))

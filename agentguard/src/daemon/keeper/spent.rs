@@ -1,5 +1,6 @@
 //! Agents that are stopped since a budget is spent.
 
+use agentguard_keeper::message::MAX_REASON;
 use agentguard_model::budget::Reached;
 use agentguard_model::{AgentId, AgentName};
 
@@ -26,10 +27,8 @@ pub(super) fn stop(keeper: &Shared, agent: AgentId, budget: &str) {
             if keeper.is_stopped(&name) {
                 return;
             }
-            // Who quarantined it before has said why.
-            let reason = (!keeper.is_quarantined(agent))
-                .then(|| format!("the budget `{budget}` is spent"));
-            keeper.quarantine(&name, reason, true, 0)
+            let reason = why(&budget, keeper.reason_of(&name));
+            keeper.quarantine(&name, Some(reason), true, None)
         };
         let done = cut.and_then(|cut| cut.finish(|| lock(&keeper).give_up_worker()));
         match done {
@@ -43,6 +42,17 @@ pub(super) fn stop(keeper: &Shared, agent: AgentId, budget: &str) {
     }
 }
 
+/// Why it is stopped, behind what somebody said who quarantined it before: as much of that as there is room for.
+fn why(budget: &str, before: Option<&str>) -> String {
+    let own = format!("the guard stopped its processes, since the budget `{budget}` is spent");
+    let Some(before) = before else {
+        return own;
+    };
+    let room = MAX_REASON.saturating_sub(own.chars().count() + 2);
+    let before: String = before.chars().take(room).collect();
+    format!("{before}; {own}")
+}
+
 /// The agent, if the policy in force has a budget that stops it.
 fn meant(keeper: &Keeper, agent: AgentId, budget: &str) -> Option<AgentName> {
     let name = keeper.name_of(agent)?;
@@ -52,4 +62,22 @@ fn meant(keeper: &Keeper, agent: AgentId, budget: &str) -> Option<AgentName> {
     let stops =
         rule.budget.reached == Reached::Freeze && rule.is_enforced(known) && rule.is_for(known);
     stops.then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_REASON, why};
+
+    #[test]
+    fn the_reason_names_the_guard_and_keeps_what_an_operator_said() {
+        let own = why("day", None);
+        assert_eq!(
+            own,
+            "the guard stopped its processes, since the budget `day` is spent"
+        );
+        assert_eq!(why("day", Some("ticket 42")), format!("ticket 42; {own}"));
+        let long = why("day", Some(&"ä".repeat(MAX_REASON)));
+        assert_eq!(long.chars().count(), MAX_REASON);
+        assert!(long.ends_with(&own), "{long}");
+    }
 }

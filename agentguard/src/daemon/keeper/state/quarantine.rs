@@ -47,7 +47,7 @@ impl Keeper {
         name: &AgentName,
         reason: Option<String>,
         freeze: bool,
-        uid: u32,
+        uid: Option<u32>,
     ) -> anyhow::Result<Cut> {
         self.known(name)?;
         orders::bounded(reason.as_deref())?;
@@ -61,7 +61,7 @@ impl Keeper {
             },
             None => Quarantine {
                 since: now,
-                uid: Some(uid),
+                uid,
                 reason,
                 frozen: freeze,
             },
@@ -74,7 +74,8 @@ impl Keeper {
         }
         let is_new = before.as_ref() != Some(&quarantine);
         let by = is_new.then(|| By {
-            uid,
+            // What nobody ordered is done by this process.
+            uid: uid.unwrap_or_else(|| rustix::process::geteuid().as_raw()),
             time: now,
             agent: Some(name.clone()),
         });
@@ -232,6 +233,11 @@ impl Keeper {
     pub(in super::super) fn quarantine_of(&self, name: &AgentName) -> Option<String> {
         let quarantine = self.registry.quarantined().get(name)?;
         Some(format!("{name} is quarantined, {}", told(quarantine)))
+    }
+
+    /// Why an agent is quarantined, as far as somebody said it.
+    pub(in super::super) fn reason_of(&self, name: &AgentName) -> Option<&str> {
+        self.registry.quarantined().get(name)?.reason.as_deref()
     }
 
     /// Whether a quarantine has an agent's processes stopped.
