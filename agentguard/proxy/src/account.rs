@@ -376,9 +376,11 @@ impl<R: Recorder> Account<R> {
         let ended = error.is_none() || *self.whole.get_mut();
         // Of several answers one may be over, and the others go on.
         let left = *self.left.get_mut() && held.is_of_one_answer();
+        // Some tell what was used so far with each event: what is far less than what was seen is not all. What is seen is
+        // an estimate, mostly too high.
         let told = |it: &LlmAnswer| {
             let written = it.usage.as_ref().and_then(|it| it.output_tokens);
-            it.finish_reason.is_some() && written.is_some()
+            it.finish_reason.is_some() && written.is_some_and(|it| it >= held.seen() / 2)
         };
         let whole = whole.filter(|it| ended && ends(it) || left && told(it));
         let usage = answer.and_then(|it| it.usage.as_ref());

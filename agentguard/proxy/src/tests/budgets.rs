@@ -139,6 +139,37 @@ async fn who_goes_away_behind_the_last_event_pays_what_is_reported() {
     }
 }
 
+/// Some providers tell in each event what was used so far.
+#[tokio::test]
+async fn what_was_told_of_usage_long_before_the_end_is_not_all() {
+    let world = by_name(Rules::CallsMany).build().await;
+    let (mut client, mut upstream) = called(&world, 64_000).await;
+    let event = |finish: Option<&str>, more: &str| {
+        let delta = json!({ "content": " one" });
+        let mut event =
+            json!({ "choices": [{ "index": 0, "delta": delta, "finish_reason": finish }] });
+        if !more.is_empty() {
+            event["usage"] = serde_json::from_str(more).unwrap();
+        }
+        chunk(&format!("data: {event}\n\n"))
+    };
+    let begun = event(None, r#"{ "prompt_tokens": 9, "completion_tokens": 1 }"#);
+    let all = format!("{STREAM}{begun}{}{}", words(200), event(Some("stop"), ""));
+    write(&mut upstream, all).await;
+    read_until(&mut client, "\"stop\"").await;
+    drop(client);
+    // What keeps the stream alive finds that nobody is there; it has no end.
+    for _ in 0..20 {
+        let _ = upstream.write_all(chunk(": on\n\n").as_bytes()).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let settled = charged(&world).await.settled.unwrap();
+    // What it had reserved: a part, and one more.
+    assert!((202..=1280).contains(&settled), "{settled}");
+    drop(upstream);
+    world.end().await;
+}
+
 /// What was written behind the limit is not delivered, and charged.
 #[tokio::test]
 async fn what_a_provider_writes_behind_a_cut_is_charged() {
