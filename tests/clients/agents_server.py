@@ -2,8 +2,8 @@
 
 agents_server.py PORT CERTIFICATE KEY. Prints `serving`, and then a line of JSON for each call of a model: what was asked
 for, and what was answered. The model asks for one call of the agent's shell, and is done once it has the result. A
-prompt with `hold on` gets the beginning of an answer and no end; one with `write 500 words` gets these first, a few at a
-time, as far as its limit of output allows: a word is a token. What is written is billed until it is seen that nobody
+prompt with `hold on` gets the beginning of an answer and no end, one with `fail now` an error; one with `write 500 words` gets these first, a few at a
+time, as far as its limit of output allows, and `slowly` if it says so: a word is a token. What is written is billed until it is seen that nobody
 listens any more. Whatever else is asked for is not there.
 """
 
@@ -44,12 +44,13 @@ def ordered(said, tools, tool, has_result):
     return int(found[1]) if found and tool in tools and not has_result else 0
 
 
-def writes(call, read, words, limit, say):
+def writes(call, read, words, limit, say, pauses=1):
     """The events of a long text, and pauses between them; what was billed is told if it breaks off."""
     said, whole = 0, False
     try:
         while said < min(words, limit):
-            yield PACE
+            for _ in range(pauses):
+                yield PACE
             piece = min(10, words - said, limit - said)
             # So OpenAI's tokenizers count, too: the space belongs to the word behind it.
             text = " one" * piece
@@ -67,7 +68,11 @@ def long_response(body, call, response, words):
     begun = {**item, "status": "in_progress", "content": []}
     yield {"type": "response.output_item.added", "output_index": 0, "item": begun}
     place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
-    yield from writes(call, read, words, limit, lambda text: {"type": "response.output_text.delta", **place, "delta": text})
+    pauses = 6 if "slowly" in json.dumps(body["input"]) else 1
+    def delta(text):
+        return {"type": "response.output_text.delta", **place, "delta": text}
+
+    yield from writes(call, read, words, limit, delta, pauses)
     said, cut = min(words, limit), words + 5 > limit
     text = {"type": "output_text", "text": " ".join(["one"] * said), "annotations": []}
     output = [{**item, "status": "completed", "content": [text]}]
@@ -118,6 +123,11 @@ def responses(body, transport):
     if "hold on" in json.dumps(items):
         tell(call, asked=[], usage=None)
         yield None
+        return
+    if "fail now" in json.dumps(items):
+        error = {"code": "server_error", "message": "It broke."}
+        yield {"type": "response.failed", "response": {**response, "status": "failed", "error": error}}
+        tell(call, asked=[], usage=None)
         return
     done = any(item.get("type", "").endswith("_call_output") for item in items)
     if words := ordered(json.dumps(items), tools, "exec_command", done):

@@ -46,6 +46,8 @@ mod ledger;
 mod limits;
 #[path = "clients/local_tools.rs"]
 mod local_tools;
+#[path = "clients/loops.rs"]
+mod loops;
 #[path = "clients/mcp.rs"]
 mod mcp;
 #[path = "clients/node.rs"]

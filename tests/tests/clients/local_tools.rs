@@ -34,7 +34,7 @@ fn open<'w>(world: &'w World) -> Result<Room<'w>> {
 }
 
 /// The words of a client that does all of this with a server, which it starts through the guard or as it is.
-fn words(
+pub(crate) fn words(
     room: &Room<'_>,
     python: &Path,
     what: &[&str],
@@ -54,12 +54,12 @@ fn words(
     words
 }
 
-fn files(python: &Path) -> Vec<OsString> {
+pub(crate) fn files(python: &Path) -> Vec<OsString> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/mcp_stdio_server.py");
     vec![python.into(), script.into()]
 }
 
-fn governed(room: &Room<'_>, words: &[OsString]) -> Result<Output> {
+pub(crate) fn governed(room: &Room<'_>, words: &[OsString]) -> Result<Output> {
     let run = ["run", "--agent", AGENT, "--purpose", "tests", "--"];
     room.guard.cli().args(run).args(words).run()?.success()
 }

@@ -22,7 +22,7 @@ budgets:
     )
 }
 
-fn words(python: &Path, turns: &str) -> Vec<PathBuf> {
+pub(crate) fn words(python: &Path, turns: &str) -> Vec<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/turns.py");
     let words = [python.to_owned(), script].into_iter();
     words.chain(turns.split(' ').map(PathBuf::from)).collect()
@@ -73,7 +73,7 @@ fn an_answer_that_is_cut_leaves_a_websocket_to_turns_of_others() {
     };
     let stage = Stage::new("turns-cut", &python).unwrap();
     let room = stage.room(&budgets(20_000)).unwrap();
-    let turns = "gpt-4.1-mini 1500 gpt-4o 50";
+    let turns = "gpt-4.1-mini 1500~ gpt-4o 50";
     let running = inspected(&room, &words(&python, turns)).spawn().unwrap();
     wait_until("the answer", PATIENCE, || {
         running.stdout().contains("began").then_some(())
