@@ -41,7 +41,8 @@ impl Scope {
     }
 
     /// Where there are too many accounts to have one more.
-    pub(crate) fn others() -> Self {
+    #[must_use]
+    pub fn others() -> Self {
         Self("(others)".into())
     }
 

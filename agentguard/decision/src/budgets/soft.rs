@@ -1,6 +1,6 @@
 //! What is done before a budget is spent: what is told of it, and how long calls are held up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,24 @@ pub struct Level {
 
 /// Those of a moment, by budget and scope.
 #[derive(Debug, Default)]
-pub(super) struct Levels(HashMap<(Arc<str>, Scope), Arc<Level>>);
+pub(super) struct Levels {
+    levels: HashMap<(Arc<str>, Scope), Arc<Level>>,
+    /// Of budgets whose account for all others is at its level: those that have one of their own.
+    own: HashMap<Arc<str>, HashSet<Scope>>,
+}
+
+impl Levels {
+    /// The account that a charge is to, if it is at its level. One that has none of its own is charged with all others.
+    fn of(&self, charge: &Charge) -> Option<&Arc<Level>> {
+        let id = &charge.budget.id;
+        let level = self.levels.get(&(Arc::clone(id), charge.scope.clone()));
+        level.or_else(|| {
+            let own = self.own.get(id)?;
+            let is_other = !own.contains(&charge.scope);
+            is_other.then(|| self.levels.get(&(Arc::clone(id), Scope::others())))?
+        })
+    }
+}
 
 /// What soft limits have to say of a call.
 #[derive(Debug, Default)]
@@ -93,13 +110,30 @@ impl Level {
 }
 
 impl Accounting {
-    /// From now on the soft limits of these accounts hold, and of no others.
-    pub fn soft(&self, levels: impl IntoIterator<Item = Level>) {
+    /// From now on the soft limits of these accounts hold, and of no others. `open`: the accounts that there are, by the
+    /// budget's id.
+    pub fn soft<'a>(
+        &self,
+        levels: impl IntoIterator<Item = Level>,
+        open: impl IntoIterator<Item = (&'a Arc<str>, &'a Scope)>,
+    ) {
         let levels = levels.into_iter().map(|level| {
             let key = (Arc::clone(&level.budget.id), level.state.scope.clone());
             (key, Arc::new(level))
         });
-        self.levels.store(Arc::new(Levels(levels.collect())));
+        let levels: HashMap<_, _> = levels.collect();
+        let others = levels.keys().filter(|(_, scope)| *scope == Scope::others());
+        let mut own: HashMap<Arc<str>, HashSet<Scope>> = others
+            .map(|(id, _)| (Arc::clone(id), HashSet::new()))
+            .collect();
+        if !own.is_empty() {
+            for (id, scope) in open {
+                if let Some(own) = own.get_mut(id) {
+                    own.insert(scope.clone());
+                }
+            }
+        }
+        self.levels.store(Arc::new(Levels { levels, own }));
     }
 
     /// What soft limits have to say of a call with these charges, each of its rule. On paper they say nothing.
@@ -115,10 +149,9 @@ impl Accounting {
             let Some(soft) = rule.soft.filter(|_| rule.is_enforced(agent)) else {
                 continue;
             };
-            let key = (Arc::clone(&charge.budget.id), charge.scope.clone());
             // What is known of a window that has ended says nothing of the next.
             let is_under_way = |it: &&Arc<Level>| it.state.until.is_none_or(|until| until > now);
-            let Some(level) = levels.0.get(&key).filter(is_under_way) else {
+            let Some(level) = levels.of(charge).filter(is_under_way) else {
                 continue;
             };
             softly.slow = softly.slow.max(soft.slow);
@@ -221,4 +254,75 @@ fn agent(policy: &Policy, level: &Level) -> Option<Agent> {
         name,
         labels: labels.unwrap_or_default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use agentguard_budget::{Charge, Embedded, Ledger, Scope, State, Terms, Want};
+    use agentguard_policy::{Document, compile};
+    use jiff::Timestamp;
+
+    use super::Level;
+    use crate::Accounting;
+
+    const POLICY: &str = "version: 1
+agents: [{ name: coder }]
+rules: []
+budgets:
+  - { id: each, unit: calls, limit: 10, window: lifetime, per: [user], soft: { at: 50%, header: true, slow: 1s } }
+";
+
+    /// Who has an account of its own is not slowed by that of others; who has none is.
+    #[test]
+    fn soft_limits_hold_for_who_is_charged_with_all_others() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let ledger = Embedded::open(directory.path(), Timestamp::now()).unwrap();
+        let policy = compile(&[Document {
+            path: "policy.yaml".into(),
+            text: POLICY.into(),
+        }]);
+        let policy = policy.unwrap();
+        let rule = &policy.budgets()[0];
+        let agent = policy.agent(&"coder".parse().unwrap()).unwrap();
+        let charge = |scope: Scope| Charge {
+            budget: Arc::clone(&rule.budget),
+            scope,
+            terms: Terms {
+                fixed: 6,
+                per_million: 0,
+            },
+            place: 1,
+        };
+        let user = |name: &str| Scope::from(format!("user={name}").as_str());
+        let now = Timestamp::now().as_millisecond();
+        for scope in [Scope::others(), user("ada")] {
+            let want = Want {
+                charges: vec![charge(scope)],
+                ..Want::default()
+            };
+            ledger.reserves(&want, now).unwrap();
+        }
+        let states: Vec<State> = ledger.accounts(now);
+        let level = |scope: &Scope| Level {
+            budget: Arc::clone(&rule.budget),
+            state: states.iter().find(|it| it.scope == *scope).unwrap().clone(),
+        };
+        let accounting = Accounting::new(Arc::new(ledger) as Arc<dyn Ledger>);
+        let slows = |name: &str| {
+            let charges = [charge(user(name))];
+            let softly = accounting.softly(agent, &[rule], &charges);
+            assert_eq!(softly.slow.is_some(), softly.told.len() == 1);
+            softly.slow.is_some()
+        };
+        let open = || states.iter().map(|it| (&it.budget, &it.scope));
+        accounting.soft([level(&Scope::others())], open());
+        assert_eq!(["ada", "bob"].map(slows), [false, true]);
+        // Its own level alone says nothing of others.
+        accounting.soft([level(&user("ada"))], open());
+        assert_eq!(["ada", "bob"].map(slows), [true, false]);
+        accounting.soft([], open());
+        assert_eq!(["ada", "bob"].map(slows), [false, false]);
+    }
 }

@@ -4,7 +4,7 @@
 //! forecast says for the first time in a window that it will be spent. A worker that takes another's place records again
 //! what holds when it begins.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ struct Look {
     reached: Vec<(Level, bool)>,
     /// Those of which it is new that they will be spent, and when.
     foretold: Vec<(Level, Timestamp)>,
+    /// The accounts of budgets that have one for all others at its level.
+    open: Vec<Key>,
 }
 
 /// Looks until it is dropped.
@@ -68,7 +70,7 @@ pub(super) async fn watch<R: Recorder>(
         let policy = decider.policies().current();
         if policy.budgets().iter().all(|rule| rule.soft.is_none()) {
             known = Known::default();
-            accounting.soft([]);
+            accounting.soft([], []);
             continue;
         }
         let now = Timestamp::now();
@@ -92,7 +94,8 @@ pub(super) async fn watch<R: Recorder>(
             continue;
         };
         known = before;
-        accounting.soft(look.reached.iter().map(|(level, _)| level.clone()));
+        let reached = look.reached.iter().map(|(level, _)| level.clone());
+        accounting.soft(reached, look.open.iter().map(|(id, scope)| (id, scope)));
         let mut refused_once = false;
         for (level, _) in look.reached.iter().filter(|(_, new)| *new) {
             // A record that takes nothing is not asked for each of them.
@@ -136,6 +139,14 @@ impl Known {
             }
         }
         self.reached = reached;
+        let others = Scope::others();
+        let levels = look.reached.iter().map(|(level, _)| level);
+        let others = levels.filter(|it| it.state.scope == others);
+        let full: HashSet<_> = others.map(|it| it.budget.id.clone()).collect();
+        if !full.is_empty() {
+            let open = all.iter().filter_map(level).map(|it| key(&it));
+            look.open = open.filter(|(id, _)| full.contains(id)).collect();
+        }
         if foretells {
             self.foretell(books, &all, &mut look);
         }
