@@ -24,13 +24,14 @@ fn refused(room: &Room<'_>, count: u64) -> Result<Vec<(ReasonCode, String)>> {
     })?;
     let told = denied
         .iter()
-        .map(|it| (it.reason.code, it.matched[0].rule.clone()));
+        .filter_map(|it| Some((it.reason.code, it.matched.first()?.rule.clone())));
     Ok(told.collect())
 }
 
-fn run(room: &Room<'_>, python: &Path, what: &str) -> Output {
-    let output = inspected(room, &turns::words(python, what)).run();
-    output.unwrap().success().unwrap()
+fn run(room: &Room<'_>, python: &Path, what: &str) -> Result<Output> {
+    inspected(room, &turns::words(python, what))
+        .run()?
+        .success()
 }
 
 /// The ends of turns, without their words.
@@ -47,8 +48,8 @@ fn ends(output: &Output) -> Vec<String> {
     lines.map(end).collect()
 }
 
-fn order(room: &Room<'_>, words: &[&str]) -> Output {
-    room.guard.cli().args(words).run().unwrap()
+fn order(room: &Room<'_>, words: &[&str]) -> Result<Output> {
+    room.guard.cli().args(words).run()
 }
 
 /// Its client is told so in the form of a turn; another model is another row, and an operator ends it.
@@ -63,7 +64,7 @@ limits:
   - { id: storm, retries: { failures: 2, within: 1h }, per: [agent] }
 ";
     let room = stage.room(limits).unwrap();
-    let calls = |what: &str| ends(&run(&room, &python, what));
+    let calls = |what: &str| ends(&run(&room, &python, what).unwrap());
     // One that goes well ends the row.
     let told = calls("gpt-4o fail gpt-4o 5 gpt-4o fail gpt-4o fail gpt-4o 5 gpt-4o-mini 5");
     assert_eq!(
@@ -88,7 +89,8 @@ limits:
             "--reason",
             "ticket 42",
         ],
-    );
+    )
+    .unwrap();
     assert_eq!(done.code(), 0, "{done}");
     assert_eq!(calls("gpt-4o 5"), ["response.completed None"]);
     let recorded = room.guard.verdicts().unwrap();
@@ -99,7 +101,7 @@ limits:
     assert!(deed.reason.message.ends_with(": ticket 42"), "{deed:?}");
     assert_eq!(deed.agent.as_ref().unwrap().name.as_str(), "coder");
     assert_eq!(deed.context.uid(), Some(0));
-    let none = order(&room, &["limits", "reset", "storm"]);
+    let none = order(&room, &["limits", "reset", "storm"]).unwrap();
     assert_eq!(none.code(), 1, "{none}");
     assert!(none.stderr.contains("nothing was counted"), "{none}");
 }
@@ -116,7 +118,7 @@ limits:
   - { id: stuck, no_progress: { calls: 2, within: 1h }, per: [agent], reason: Think of something else. }
 ";
     let room = stage.room(limits).unwrap();
-    let output = run(&room, &python, &["gpt-4o 5"; 4].join(" "));
+    let output = run(&room, &python, &["gpt-4o 5"; 4].join(" ")).unwrap();
     let told = ends(&output);
     let whole = "response.completed None";
     assert_eq!(told, [whole, whole, whole, "error no_progress"], "{output}");
@@ -289,7 +291,7 @@ limits:
     };
     let under_way = |count: u64| {
         wait_until("the calls", LATE, || {
-            let listed = order(&room, &["limits", "list", "-o", "json"]).stdout;
+            let listed = order(&room, &["limits", "list", "-o", "json"]).ok()?.stdout;
             let listed: serde_json::Value = serde_json::from_str(&listed).ok()?;
             let deepest = listed.as_array()?.first()?["count"].as_u64()?;
             (deepest == count).then_some(())
@@ -314,7 +316,7 @@ limits:
         (allowed.filter(|it| it.verdict == Verdict::Allow).count() == 3).then_some(())
     })
     .unwrap();
-    let refusal = order(&room, &["limits", "reset", "chains"]);
+    let refusal = order(&room, &["limits", "reset", "chains"]).unwrap();
     assert_eq!(refusal.code(), 1, "{refusal}");
     assert!(refusal.stderr.contains("under way"), "{refusal}");
     drop((first, second, other));
