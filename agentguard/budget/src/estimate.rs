@@ -55,6 +55,8 @@ pub struct Estimate {
     pub answers: u64,
     /// Whether all that bills as output is seen as it is written, so that a part of it may be reserved at a time.
     pub visible: bool,
+    /// Whether some of the output may never be seen, and is billed all the same.
+    pub hidden: bool,
 }
 
 impl Estimate {
@@ -92,6 +94,7 @@ impl Estimate {
             output,
             answers,
             visible: llm.stream && writes && !hidden && !demand.background,
+            hidden: writes && hidden,
         }
     }
 

@@ -458,5 +458,7 @@ pub(crate) fn line(charge: &Charge, reserved: u64) -> BudgetLine {
         clamped: None,
         over: false,
         price_of: None,
+        overshoot_cause: None,
+        hidden: false,
     }
 }

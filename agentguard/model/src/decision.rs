@@ -162,6 +162,31 @@ pub struct BudgetLine {
     /// The model by whose price money is counted; where the model is not known, that it is counted by the dearest prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price_of: Option<String>,
+    /// Why more was used than was reserved, where more was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overshoot_cause: Option<OvershootCause>,
+    /// Whether all that the call may write was reserved, or what it was lowered to, since some of that may not be shown as
+    /// it is written: the model may reason, or the provider has tools of its own, or the call could not be read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
+}
+
+/// Why more was used of a budget than was reserved.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OvershootCause {
+    /// Its provider reports more than was reserved: it read more than that was taken for, or did not keep to the limit of
+    /// what it may write.
+    Reported,
+    /// Its provider wrote on behind a cut, a client that went away, or a connection that broke, until it noticed. How much
+    /// is reported, was counted, or is estimated from its pace.
+    WrittenBehind,
+    /// What its provider wrote on could not be looked at, so that it is charged with all that it may have written.
+    Unseen,
+    /// Its answer was there as a whole when too little was left for it: nothing of it was passed on.
+    Withheld,
+    /// Its answer may be that to another call, which costs more.
+    OtherCall,
 }
 
 /// What a detector found.

@@ -34,7 +34,7 @@ pub use argument_type::ArgumentType;
 pub use claims::{Claim, ClaimSource};
 pub use decision::{
     BudgetLine, COUNTED_TOGETHER, Changed, Decision, DecisionId, Finding, InvalidDecisionId, Layer,
-    Matched, Outcome, Source, Verdict,
+    Matched, Outcome, OvershootCause, Source, Verdict,
 };
 pub use host::{HostName, InvalidHost};
 pub use llm::{AskedTool, Demand, Llm, LlmAnswer, LlmApi, LlmOperation, Provider, Usage};

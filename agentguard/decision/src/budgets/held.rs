@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Caches, Rate, Tier};
 use agentguard_budget::tokens::Counter;
-use agentguard_budget::{Estimate, Granted, HoldId, Ledger, More, Refused, Want, used};
+use agentguard_budget::{Charge, Estimate, Granted, HoldId, Ledger, More, Refused, Want, used};
 use agentguard_model::budget::{Budget, Unit};
-use agentguard_model::{BudgetLine, Usage};
+use agentguard_model::{BudgetLine, OvershootCause, Usage};
 use jiff::Timestamp;
 
 use super::{Asks, FIRST, Level, SLICE, line};
@@ -43,6 +43,13 @@ pub(super) struct Pricing {
     pub(super) caches: Caches,
     /// The model whose price it is, or that it is none's.
     pub(super) of: String,
+}
+
+impl Pricing {
+    /// What a use costs, in millionths of a dollar.
+    fn cost(&self, usage: &Usage) -> u64 {
+        self.rate.cost(usage, self.tier, self.caches).0
+    }
 }
 
 /// What a call holds of its budgets. It is settled once: by who knows what it has used, else when it is dropped. Until
@@ -366,6 +373,8 @@ impl Held {
                     (Unit::MicroUsd, Some(pricing)) => Some(pricing.of.clone()),
                     _ => None,
                 },
+                // What is the same whatever it writes says nothing of that.
+                hidden: charge.terms.per_million > 0 && self.estimate.is_some_and(|it| it.hidden),
                 ..line(charge, *held)
             });
         lines.collect()
@@ -379,10 +388,15 @@ impl Held {
 
     /// What a use of it costs, in millionths of a dollar: the dearest that it may be.
     fn cost(&self, usage: &Usage) -> Option<u64> {
-        let cost = |it: &Pricing| it.rate.cost(usage, it.tier, it.caches).0;
-        let own = cost(self.pricing.as_ref()?);
+        let own = self.own_cost(usage)?;
         let also = self.also.lock().unwrap_or_else(PoisonError::into_inner);
-        also.iter().map(cost).chain([own]).max()
+        let also = also.iter().map(|it| it.cost(usage));
+        also.chain([own]).max()
+    }
+
+    /// What it costs at the price of its own model.
+    fn own_cost(&self, usage: &Usage) -> Option<u64> {
+        self.pricing.as_ref().map(|it| it.cost(usage))
     }
 
     /// Counts what it writes, as it comes.
@@ -416,12 +430,37 @@ impl Held {
                 let amount = known.unwrap_or(line.reserved);
                 line.settled = Some(amount);
                 line.overshoot = Some(amount.saturating_sub(line.reserved)).filter(|it| *it > 0);
+                let cause = || self.overshoot_cause(how, charge, line.reserved);
+                line.overshoot_cause = line.overshoot.map(|_| cause());
             }
             let amounts: Vec<u64> = lines.iter().filter_map(|line| line.settled).collect();
             let now = Timestamp::now().as_millisecond();
             self.ledger.settle(self.id, Some(&amounts), now);
             lines
         })
+    }
+
+    /// Why it has used more of this than was reserved.
+    fn overshoot_cause(&self, how: Used<'_>, charge: &Charge, reserved: u64) -> OvershootCause {
+        let usage = match how {
+            Used::Reported(usage) => Some(*usage),
+            Used::Broken(usage) => Some(self.broken(usage)),
+            Used::Whole => return OvershootCause::Withheld,
+            Used::Nothing | Used::Unknown => None,
+        };
+        let own = usage.and_then(|it| self.own_cost(&it));
+        if charge.budget.unit == Unit::MicroUsd && own.is_some_and(|it| it <= reserved) {
+            return OvershootCause::OtherCall;
+        }
+        let written = charge.terms.per_million > 0;
+        let reported = matches!(how, Used::Reported(_));
+        match (written, reported, self.broke_at.get()) {
+            (true, false, _) if self.unseen.load(Ordering::Acquire) => OvershootCause::Unseen,
+            (true, false, _) => OvershootCause::WrittenBehind,
+            // More than its limit is more than it may write, wherever it was cut.
+            (true, true, Some(_)) if !self.is_whole() => OvershootCause::WrittenBehind,
+            _ => OvershootCause::Reported,
+        }
     }
 
     /// What a call may have used that broke off behind what was reported: what it has read is known, and what it may have

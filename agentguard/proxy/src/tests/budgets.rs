@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::time::Duration;
 
 use agentguard_model::budget::Unit;
-use agentguard_model::{BudgetLine, Decision, ReasonCode, Verdict};
+use agentguard_model::{BudgetLine, Decision, OvershootCause, ReasonCode, Verdict};
 use h2::Reason;
 use http::{Request, Response};
 use serde_json::{Value, json};
@@ -185,7 +185,59 @@ async fn what_a_provider_writes_behind_a_cut_is_charged() {
     let settled = line.settled.unwrap();
     assert!((900..=1800).contains(&settled), "{line:?}");
     assert_eq!(line.overshoot, Some(settled - line.reserved));
+    let cause = line.overshoot_cause;
+    assert_eq!(cause, Some(OvershootCause::WrittenBehind), "{line:?}");
+    assert!(!line.hidden, "{line:?}");
     world.end().await;
+}
+
+/// A provider that does not keep to the limit that it was given.
+#[tokio::test]
+async fn what_is_reported_beyond_what_was_reserved_says_so() {
+    let world = by_name(Rules::CallsMany).build().await;
+    let (mut client, mut upstream) = called(&world, 100).await;
+    write(&mut upstream, format!("{STREAM}{}{}", words(3), end(150))).await;
+    read_until(&mut client, "0\r\n\r\n").await;
+    let line = charged(&world).await;
+    assert_eq!((line.reserved, line.settled), (100, Some(150)), "{line:?}");
+    assert_eq!(line.overshoot, Some(50), "{line:?}");
+    assert_eq!(line.overshoot_cause, Some(OvershootCause::Reported));
+    world.end().await;
+}
+
+/// What may not be shown is reserved as a whole, and the record says so; what is seen as it is written is not.
+#[tokio::test]
+async fn a_call_whose_output_may_be_hidden_is_marked() {
+    for (members, reserved, hidden) in [
+        (
+            json!({ "max_completion_tokens": 5000, "reasoning_effort": "high" }),
+            5000,
+            true,
+        ),
+        (json!({ "max_completion_tokens": 5000 }), 256, false),
+        // One document is reserved as a whole as well, and all of it is seen.
+        (
+            json!({ "max_completion_tokens": 5000, "stream": false }),
+            5000,
+            false,
+        ),
+    ] {
+        let world = by_name(Rules::CallsMany).build().await;
+        let sides = calls(&world, &members).await;
+        drop(sides);
+        let decisions = world.end().await;
+        let line = &decisions[0].budget[0];
+        assert_eq!(
+            (line.reserved, line.hidden),
+            (reserved, hidden),
+            "{members}"
+        );
+        assert_eq!(
+            (line.overshoot_cause, line.clamped),
+            (None, None),
+            "{line:?}"
+        );
+    }
 }
 
 /// In HTTP/2, where the connection carries others' streams as well: this one alone is reset.
@@ -288,6 +340,38 @@ async fn an_answer_that_may_be_for_two_calls_costs_what_the_dearer_does() {
             .filter_map(|it| it.outcome.as_ref()?.budget.first()?.settled);
         assert_eq!(paid.collect::<Vec<_>>(), [costs; 2], "{before}");
     }
+}
+
+/// The record says by whose price money is counted, and that it is the dearest where nobody knows the model.
+#[tokio::test]
+async fn the_record_says_by_whose_price_money_is_counted() {
+    let mut reserved = Vec::new();
+    for (model, of) in [
+        ("gpt-4o-2024-08-06", "gpt-4o"),
+        (
+            "nobody-knows-it",
+            "unknown model, at the dearest price of each kind of token",
+        ),
+    ] {
+        let world = by_name(Rules::CallsPaid).build().await;
+        let members = json!({ "model": model, "max_tokens": 1000, "stream": false });
+        let sides = calls(&world, &members).await;
+        drop(sides);
+        let decisions = world.end().await;
+        let line = &decisions[0].budget[0];
+        assert_eq!(line.price_of.as_deref(), Some(of), "{line:?}");
+        reserved.push(line.reserved);
+        let settled = &decisions[0].outcome.as_ref().unwrap().budget[0];
+        // Nobody has said what it used.
+        assert_eq!(settled.settled, Some(line.reserved), "{settled:?}");
+        assert_eq!(settled.price_of, line.price_of);
+    }
+    // $10 and $600 for a million tokens of output, beside what is read.
+    let [known, unknown] = reserved[..] else {
+        panic!("two calls")
+    };
+    assert!((10_000..50_000).contains(&known), "{known}");
+    assert!(unknown >= 600_000, "{unknown}");
 }
 
 /// Where time is over, what is under way is ended in its provider's words, and nothing else begins.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agentguard_model::{ActionKind, BudgetLine, Decision, ReasonCode, Verdict};
+use agentguard_model::{ActionKind, BudgetLine, Decision, OvershootCause, ReasonCode, Verdict};
 use agentguard_policy::{Document, compile};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -187,6 +187,7 @@ async fn an_answer_whose_budget_ends_is_cut_and_the_connection_goes_on() {
     assert_eq!(settled(&decisions), [1500, 800, 50, 60]);
     let cut = &charged(&decisions)[1];
     assert!(cut.overshoot.is_some_and(|it| it >= 300), "{cut:?}");
+    assert_eq!(cut.overshoot_cause, Some(OvershootCause::WrittenBehind));
     let cut = decisions
         .iter()
         .filter(|it| it.action.kind == ActionKind::LlmCall);

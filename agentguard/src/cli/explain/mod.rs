@@ -6,6 +6,7 @@
 
 mod advice;
 mod answers;
+mod budget;
 mod call;
 pub(super) mod changed;
 mod contents;
@@ -92,17 +93,8 @@ fn story(decision: &Decision, in_force: Option<&PolicyStatus>) -> String {
     let considered = considered(decision, in_force);
     rules(&mut story, decision, in_force, considered.as_ref());
     near(&mut story, decision, considered);
-    for line in &decision.budget {
-        let settled = line
-            .settled
-            .map_or_else(String::new, |settled| format!(", {settled} used"));
-        story.entry(
-            "budget",
-            &format!(
-                "{}: {} {} reserved{settled}",
-                line.scope, line.reserved, line.unit
-            ),
-        );
+    for line in budget::lines(decision) {
+        story.entry("budget", &line);
     }
     for finding in &decision.findings {
         story.entry(

@@ -97,6 +97,57 @@ fn a_denial_without_a_rule() {
 }
 
 #[test]
+fn what_a_call_had_of_its_budgets_is_told() {
+    let told = |line: serde_json::Value, ended: serde_json::Value| {
+        let mut begun = serde_json::json!({ "budget": "day", "scope": "", "unit": "output_tokens", "reserved": 300 });
+        begun
+            .as_object_mut()
+            .unwrap()
+            .extend(line.as_object().unwrap().clone());
+        let mut after = begun.clone();
+        after
+            .as_object_mut()
+            .unwrap()
+            .extend(ended.as_object().unwrap().clone());
+        // Another budget's says nothing of it.
+        let other = serde_json::json!({ "budget": "week", "scope": "", "unit": "output_tokens", "reserved": 7, "settled": 7 });
+        let outcome = serde_json::json!({
+            "bytes": { "sent": 1, "received": 2 }, "duration_ms": 3, "budget": [other, after],
+        });
+        let story = story(
+            &decision(&serde_json::json!({ "budget": [begun], "outcome": outcome })),
+            None,
+        );
+        let line = story.lines().find_map(|it| it.strip_prefix("budget    "));
+        line.unwrap().to_owned()
+    };
+    let nothing = serde_json::json!({});
+    assert_eq!(
+        told(nothing.clone(), nothing),
+        "day: 300 output tokens reserved"
+    );
+    assert_eq!(
+        told(
+            serde_json::json!({ "scope": "agent=coder", "hidden": true, "clamped": 300 }),
+            serde_json::json!({ "settled": 40 })
+        ),
+        "day of agent=coder: 300 output tokens reserved, all that it may write, since some of that may not be shown; \
+         no more was left, so that its limit was lowered to 300 tokens of output; 40 output tokens used"
+    );
+    assert_eq!(
+        told(
+            serde_json::json!({ "over": true, "price_of": "gpt-4o" }),
+            serde_json::json!({
+                "reserved": 500, "settled": 900, "overshoot": 400, "overshoot_cause": "written_behind",
+            })
+        ),
+        "day: 300 output tokens reserved; more than the budget allows, which was not enforced; priced as gpt-4o; \
+         500 output tokens in the end; 900 output tokens used, of which 400 output tokens were not reserved: its \
+         provider wrote on behind the end that the answer had here"
+    );
+}
+
+#[test]
 fn a_denial_names_the_rules_that_nearly_allowed_it_while_the_file_is_what_decided() {
     const TEXT: &str = "version: 1
 agents: [{name: coder}]

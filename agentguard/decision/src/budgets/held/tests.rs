@@ -1,12 +1,15 @@
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
+use agentguard_budget::prices::{Caches, Prices, Tier};
 use agentguard_budget::{
     Asked, Charge, Estimate, Granted, HoldId, Ledger, More, Refused, Scope, Terms, Want,
 };
 use agentguard_model::budget::{Budget, Reached, Unit, Window};
+use agentguard_model::{OvershootCause, Usage};
 use jiff::Timestamp;
 
-use super::Held;
+use super::{Held, Pricing, Used};
 
 const HOUR: i64 = 3_600_000;
 
@@ -111,6 +114,7 @@ fn what_is_written_on_and_seen_counts_once() {
             output: limit,
             answers: 1,
             visible: true,
+            hidden: false,
         });
         let saw = |tokens| held.saw(tokens, if sure { tokens } else { 50 });
         saw(100);
@@ -128,4 +132,91 @@ fn what_is_written_on_and_seen_counts_once() {
     // Its provider did not keep to the limit; what is estimated only says nothing of that.
     assert_eq!(writes(true, 300, 900), 1000);
     assert_eq!(writes(false, 300, 900), 300);
+}
+
+/// What a call of tokens tells that may write so many, has reserved this, and comes to this end.
+fn causes(reserved: u64, ends: impl FnOnce(&Held), how: Used<'_>) -> Vec<Option<OvershootCause>> {
+    let mut held = held(0);
+    held.estimate = Some(Estimate {
+        input: 0,
+        output: 1000,
+        answers: 1,
+        visible: true,
+        hidden: false,
+    });
+    for charge in &mut held.want.charges {
+        charge.terms.per_million = u64::from(charge.budget.unit == Unit::Tokens) * 1_000_000;
+    }
+    held.tokens.store(reserved, Ordering::Release);
+    held.amounts = Mutex::new(vec![reserved, 0]);
+    ends(&held);
+    let lines = held.settle(how);
+    for line in lines {
+        assert_eq!(
+            line.overshoot.is_some(),
+            line.overshoot_cause.is_some(),
+            "{line:?}"
+        );
+    }
+    lines.iter().map(|it| it.overshoot_cause).collect()
+}
+
+#[test]
+fn more_than_was_reserved_has_its_cause() {
+    let usage = Usage {
+        input_tokens: Some(0),
+        output_tokens: Some(900),
+        ..Usage::default()
+    };
+    let seen = |held: &Held| held.saw(600, 600);
+    let breaks = |held: &Held| {
+        seen(held);
+        held.breaks();
+    };
+    let unseen = |held: &Held| {
+        breaks(held);
+        held.unseen();
+    };
+    let (told, broken) = (Used::Reported(&usage), Used::Broken(&usage));
+    // Of time nothing is held.
+    let of = |cause| vec![cause, None];
+    assert_eq!(causes(900, seen, told), of(None));
+    assert_eq!(causes(256, seen, told), of(Some(OvershootCause::Reported)));
+    let behind = of(Some(OvershootCause::WrittenBehind));
+    assert_eq!(causes(256, breaks, told), behind);
+    assert_eq!(causes(256, breaks, broken), behind);
+    assert_eq!(causes(256, breaks, Used::Unknown), behind);
+    let not_seen = of(Some(OvershootCause::Unseen));
+    assert_eq!(causes(256, unseen, Used::Unknown), not_seen);
+    assert_eq!(causes(256, unseen, broken), not_seen);
+    let withheld = of(Some(OvershootCause::Withheld));
+    assert_eq!(causes(256, seen, Used::Whole), withheld);
+}
+
+#[test]
+fn what_another_call_costs_is_no_report_of_too_much() {
+    let prices = Prices::built_in();
+    let pricing = |model: &str| {
+        let priced = prices.of("openai", model);
+        Pricing::of(&priced, Tier::default(), Caches::default())
+    };
+    let usage = Usage {
+        input_tokens: Some(1000),
+        output_tokens: Some(0),
+        ..Usage::default()
+    };
+    for (also, cause) in [
+        ("gpt-4o", Some(OvershootCause::OtherCall)),
+        ("gpt-4o-mini", None),
+    ] {
+        let mut held = held(0);
+        let paid = of(Unit::MicroUsd, 1, Reached::Deny);
+        held.want.charges[0].budget = paid;
+        held.amounts = Mutex::new(vec![150, 0]);
+        held.pricing = Some(pricing("gpt-4o-mini"));
+        held.may_cost(pricing(also));
+        let line = &held.settle(Used::Reported(&usage))[0];
+        assert_eq!(line.overshoot_cause, cause, "{line:?}");
+        assert_eq!(line.price_of.as_deref(), Some("gpt-4o-mini"));
+    }
 }
