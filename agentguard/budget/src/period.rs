@@ -260,6 +260,36 @@ mod tests {
                 "2026-11-23T00:00:00Z",
                 "2026-11-30T00:00:00Z",
             ),
+            // A week of 167 hours, and one of 169.
+            (
+                Window::Week,
+                Some("Europe/Berlin"),
+                "2026-03-29T10:00:00Z",
+                "2026-03-22T23:00:00Z",
+                "2026-03-29T22:00:00Z",
+            ),
+            (
+                Window::Week,
+                Some("Europe/Berlin"),
+                "2026-10-25T22:59:59Z",
+                "2026-10-18T22:00:00Z",
+                "2026-10-25T23:00:00Z",
+            ),
+            // Months with an hour less, and with one more.
+            (
+                Window::Month,
+                Some("Europe/Berlin"),
+                "2026-03-31T21:59:59Z",
+                "2026-02-28T23:00:00Z",
+                "2026-03-31T22:00:00Z",
+            ),
+            (
+                Window::Month,
+                Some("America/New_York"),
+                "2026-11-01T12:00:00Z",
+                "2026-11-01T04:00:00Z",
+                "2026-12-01T05:00:00Z",
+            ),
             (
                 Window::Month,
                 Some("Asia/Tokyo"),
