@@ -1,4 +1,5 @@
 mod behind;
+mod charged;
 mod kernel;
 mod limits;
 mod local;

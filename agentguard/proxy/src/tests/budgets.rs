@@ -374,6 +374,49 @@ async fn the_record_says_by_whose_price_money_is_counted() {
     assert!(unknown >= 600_000, "{unknown}");
 }
 
+/// What is read from a cache and what is reasoned have budgets of their own.
+#[tokio::test]
+async fn tokens_of_caches_and_of_reasoning_are_charged_as_reported() {
+    let world = by_name(Rules::CallsKinds).build().await;
+    let both = json!({ "prompt_tokens": 1000, "completion_tokens": 700,
+        "prompt_tokens_details": { "cached_tokens": 600 },
+        "completion_tokens_details": { "reasoning_tokens": 450 } });
+    // What is not told of is none, where the whole is told.
+    let neither = json!({ "prompt_tokens": 1000, "completion_tokens": 700 });
+    for (usage, cached, reasoned) in [(both, 600, 450), (neither, 0, 0)] {
+        let members = json!({ "max_completion_tokens": 5000, "reasoning_effort": "high" });
+        let (mut client, mut upstream, got) = calls(&world, &members).await;
+        assert_eq!(got["max_completion_tokens"], 5000);
+        let stop = json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": "stop" }] });
+        let usage = json!({ "choices": [], "usage": usage });
+        let events = format!("data: {stop}\n\ndata: {usage}\n\ndata: [DONE]\n\n");
+        let answer = format!("{STREAM}{}{}0\r\n\r\n", words(3), chunk(&events));
+        write(&mut upstream, answer).await;
+        read_until(&mut client, "0\r\n\r\n").await;
+        drop((client, upstream));
+        let ended = |decisions: &[Decision]| decisions.iter().all(|it| it.outcome.is_some());
+        let decisions = world.until(ended).await;
+        let decision = decisions.last().unwrap();
+        let begun: Vec<_> = decision.budget.iter().map(|it| it.hidden).collect();
+        // How much of its input is cached has nothing to do with what it writes.
+        assert_eq!(begun, [false, true], "{decision:?}");
+        let lines = &decision.outcome.as_ref().unwrap().budget;
+        let settled = lines
+            .iter()
+            .map(|it| (it.budget.as_str(), it.settled.unwrap(), it.overshoot));
+        let expected = [("cached", cached, None), ("reasoned", reasoned, None)];
+        assert_eq!(settled.collect::<Vec<_>>(), expected);
+        assert_eq!(lines[1].reserved, 5000);
+        assert!(lines[0].reserved >= 1000, "{:?}", lines[0]);
+    }
+    // 450 of 8,000 are used: it is the budget of reasoning that lowers the limit.
+    let members = json!({ "max_completion_tokens": 9000, "reasoning_effort": "high" });
+    let (client, upstream, got) = calls(&world, &members).await;
+    assert_eq!(got["max_completion_tokens"], 8000 - 450);
+    drop((client, upstream));
+    world.end().await;
+}
+
 /// Where time is over, what is under way is ended in its provider's words, and nothing else begins.
 #[tokio::test]
 async fn what_is_under_way_ends_with_its_time() {

@@ -146,6 +146,8 @@ enum Rules {
     CallsTimed,
     /// The same, of 100 dollars.
     CallsPaid,
+    /// The same, of tokens from a cache, and of tokens of reasoning.
+    CallsKinds,
     /// The same, where the provider is known for what it takes.
     CallsKnown,
     /// As [`Self::CallsAsked`], where the name is Google's.
@@ -491,6 +493,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsEach
         | Rules::CallsTimed
         | Rules::CallsPaid
+        | Rules::CallsKinds
         | Rules::CallsUnreadAllowed
         | Rules::Accounts
         | Rules::AccountsByCalls
@@ -538,6 +541,10 @@ fn policy(rules: Rules) -> Policy {
         }
         Rules::CallsTimed => "[{ id: time, unit: wall_time, limit: 1s, window: lifetime }]",
         Rules::CallsPaid => "[{ id: paid, unit: micro_usd, limit: $100, window: day }]",
+        Rules::CallsKinds => {
+            "[{ id: cached, unit: cached_tokens, limit: 100000, window: day }, \
+              { id: reasoned, unit: reasoning_tokens, limit: 8000, window: day }]"
+        }
         Rules::CallsMany | Rules::CallsKnown => {
             "[{ id: out, unit: output_tokens, limit: 100000, window: day }]"
         }
@@ -669,6 +676,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsEach
         | Rules::CallsTimed
         | Rules::CallsPaid
+        | Rules::CallsKinds
         | Rules::CallsKnown
         | Rules::CallsUnreadAllowed
         | Rules::AwsUnread
