@@ -46,7 +46,9 @@ const BUILT_IN: [(&str, LlmApi, &[&str]); 13] = [
 ];
 
 /// Hosts of those, of which there is one for each region: in a label, `*` stands for any run of characters.
-const REGIONAL: [(&str, &str); 8] = [
+const REGIONAL: [(&str, &str); 10] = [
+    ("openai", "*.api.openai.com"),
+    ("xai", "*.api.x.ai"),
     ("anthropic", "aws-external-anthropic.*.api.aws"),
     ("vertex", "*-aiplatform.googleapis.com"),
     ("vertex", "aiplatform.*.rep.googleapis.com"),

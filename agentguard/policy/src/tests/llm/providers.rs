@@ -99,6 +99,28 @@ fn providers_are_found_by_host() {
     }
 }
 
+/// What is sent to a host of a region is a call, and not any request.
+#[test]
+fn hosts_of_a_region_are_their_provider_s() {
+    let policy = compile(&[document("version: 1\nagents: [{name: coder}]\n")]).unwrap();
+    for (name, expected) in [
+        ("us.api.openai.com", Some("openai")),
+        ("eu.api.openai.com", Some("openai")),
+        ("au.api.openai.com", Some("openai")),
+        ("in.api.openai.com", Some("openai")),
+        ("jp.api.openai.com", Some("openai")),
+        ("us.api.x.ai", Some("xai")),
+        ("eu-west-1.api.x.ai", Some("xai")),
+        ("a.us.api.openai.com", None),
+        ("us.api.openai.com.example.org", None),
+        ("platform.openai.com", None),
+        ("docs.x.ai", None),
+    ] {
+        let found = policy.provider(&host(name)).map(|it| it.name.as_str());
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
 /// A rule for calls where no provider can be is warned of: there may be one below a name of which there is one for
 /// each region.
 #[test]
