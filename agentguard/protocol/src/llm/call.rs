@@ -758,9 +758,17 @@ impl CallSink {
         // That of another model stands in for none of its own.
         let most = self.call.max_output_tokens.filter(|_| !self.endless);
         let most = most.max(most.and(self.fallback_limit));
+        let mut demand = self.demand.finish();
+        // A batch has a price of its own, which calls of it do not name, and a faster model's is dearer.
+        let named = demand.tier.as_deref();
+        if self.endpoint == Endpoint::MessageBatches
+            && matches!(named, None | Some("auto" | "standard_only"))
+        {
+            demand.tier = Some("batch".to_owned());
+        }
         Ok(Call {
             max_output_tokens: most,
-            demand: self.demand.finish(),
+            demand,
             ..self.call
         })
     }

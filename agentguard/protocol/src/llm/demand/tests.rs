@@ -440,6 +440,25 @@ fn a_tier_is_no_longer_than_a_word_may_be() {
     assert_eq!(demand(Endpoint::Messages, fast).tier.unwrap(), "fast");
 }
 
+#[test]
+fn calls_of_a_batch_are_of_its_tier() {
+    for (more, tier) in [
+        ("", "batch"),
+        (r#","service_tier":"auto""#, "batch"),
+        (r#","service_tier":"standard_only""#, "batch"),
+        (r#","speed":"fast""#, "fast"),
+        (r#","service_tier":"auto","speed":"fast""#, "fast"),
+        (r#","service_tier":"priority""#, "priority"),
+    ] {
+        let batch = format!(
+            r#"{{"requests":[{{"params":{{"model":"m"}}}},{{"params":{{"model":"m"{more}}}}}]}}"#
+        );
+        let told = demand(Endpoint::MessageBatches, &batch).tier;
+        assert_eq!(told.as_deref(), Some(tier), "{more}");
+    }
+    assert_eq!(demand(Endpoint::Messages, r#"{"model":"m"}"#).tier, None);
+}
+
 /// Its media, how many of them are pictures that are in it, how many are looked at in no more than high detail, and their bytes.
 fn pictures(endpoint: Endpoint, body: &str) -> (u32, u32, u32, u64) {
     let it = demand(endpoint, body);
