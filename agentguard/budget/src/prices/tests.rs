@@ -124,6 +124,8 @@ fn models_are_found_by_the_names_that_calls_have() {
         ),
         ("mistral", "mistral-large-latest", "mistral-large", 500_000),
         ("cohere", "command-a-03-2025", "command-a", 2_500_000),
+        ("xai", "grok-4.6", "grok-4.6", 2_000_000),
+        ("xai", "grok-4.7-latest", "grok-4.7", 2_000_000),
         // A router has no prices of its own: what the dearest provider takes.
         (
             "openrouter",
