@@ -88,7 +88,7 @@ impl Estimate {
             true => one.saturating_mul(answers),
             false => 0,
         };
-        let hidden = demand.reasons.unwrap_or(model.reasons) || demand.serves_tools || unread;
+        let hidden = reasons(llm, demand, model) || demand.serves_tools || unread;
         Self {
             input,
             output,
@@ -132,6 +132,23 @@ impl Estimate {
 }
 
 /// What a call has used of this unit, by what its provider reports. None: it does not say, or says what cannot be.
+/// Providers that heed an effort of `none`: it is theirs. Who has the same form may reason all the same, and bill it.
+const HEED_NONE: [&str; 2] = ["openai", "azure_openai"];
+
+/// What OpenRouter has behind a model's name to ask it to reason.
+const THINKING: &str = ":thinking";
+
+/// Whether a model may write what is not shown for this call.
+fn reasons(llm: &Llm, demand: &Demand, model: &ModelFacts) -> bool {
+    let name = llm.model.as_deref().unwrap_or_default();
+    if name.to_ascii_lowercase().contains(THINKING) {
+        return true;
+    }
+    let heeds = !demand.told_in_openai_form || HEED_NONE.contains(&llm.provider.as_str());
+    let told = demand.reasons.filter(|reasons| *reasons || heeds);
+    told.unwrap_or(model.reasons)
+}
+
 /// `price`: what that costs, in millionths of a dollar.
 #[must_use]
 pub fn used(unit: Unit, usage: &Usage, price: impl FnOnce(&Usage) -> Option<u64>) -> Option<u64> {
@@ -285,6 +302,46 @@ mod tests {
     }
 
     #[test]
+    #[test]
+    fn that_it_is_not_to_reason_is_believed_of_whose_word_it_is() {
+        for (provider, openai_form, model, visible) in [
+            ("openai", true, "m", true),
+            ("azure_openai", true, "m", true),
+            ("xai", true, "m", false),
+            ("together", true, "m", false),
+            ("mine", true, "m", false),
+            ("anthropic", false, "m", true),
+            ("openrouter", false, "m", true),
+            (
+                "openrouter",
+                false,
+                "anthropic/claude-3.7-sonnet:thinking",
+                false,
+            ),
+            ("openrouter", false, "m:Thinking:free", false),
+        ] {
+            let call = Llm {
+                provider: provider.to_owned(),
+                model: Some(model.to_owned()),
+                ..llm(Some(100), true)
+            };
+            let off = Demand {
+                reasons: Some(false),
+                told_in_openai_form: openai_form,
+                ..Demand::default()
+            };
+            let always = ModelFacts {
+                reasons: true,
+                ..MODEL
+            };
+            let estimate = Estimate::of(&call, &off, 10, &always);
+            assert_eq!(estimate.visible, visible, "{model} at {provider}");
+            // What writes nothing that is hidden runs in parts all the same, unless its name asks for that.
+            let silent = Estimate::of(&call, &off, 10, &MODEL);
+            assert_eq!(silent.visible, !model.to_lowercase().contains("thinking"));
+        }
+    }
+
     fn what_goes_on_by_itself_is_reserved_as_a_whole() {
         let background = Demand {
             background: true,

@@ -100,6 +100,8 @@ pub struct Demand {
     pub answers: u32,
     /// Whether the model is asked to reason, or not to. None: as it does by itself.
     pub reasons: Option<bool>,
+    /// Whether it is told not to in OpenAI's form, which has `none` for an effort. Whoever else has that form may not heed it.
+    pub told_in_openai_form: bool,
     /// Whether it goes on where nobody waits for its answer any more.
     pub background: bool,
     /// Whether the model is to read it alone, and write nothing: what is to come is prepared.

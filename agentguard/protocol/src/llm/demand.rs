@@ -393,6 +393,7 @@ impl DemandSink {
         own.serves_tools |= other.serves_tools;
         own.media = own.media.saturating_add(other.media);
         own.pictures = own.pictures.saturating_add(other.pictures);
+        own.told_in_openai_form |= other.told_in_openai_form;
         own.plain_pictures = own.plain_pictures.saturating_add(other.plain_pictures);
         own.picture_bytes = own.picture_bytes.saturating_add(other.picture_bytes);
         own.refers |= other.refers;
@@ -440,6 +441,8 @@ impl DemandSink {
 
     fn begin(&mut self, field: Field, event: Event<'_>) {
         if event == Event::Begin(Kind::Text) {
+        self.demand.told_in_openai_form |=
+            told == Some(false) && matches!(self.form, Form::Chat | Form::Responses);
             self.reading = Some(field);
             self.word.0.clear();
             self.length = 0;

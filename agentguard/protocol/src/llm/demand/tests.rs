@@ -27,6 +27,7 @@ fn a_call_of_chat_completions() {
     let expected = Demand {
         answers: 3,
         reasons: Some(false),
+        told_in_openai_form: true,
         background: false,
         silent: false,
         serves_tools: false,

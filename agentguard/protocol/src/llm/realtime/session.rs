@@ -113,6 +113,7 @@ impl Session {
         let offer = self.offer(given)?;
         let demand = Demand {
             reasons: given.demand.reasons.max(self.reasons.then_some(true)),
+            told_in_openai_form: given.demand.told_in_openai_form,
             // Of those that stand in its conversation nobody says whose they are.
             serves_tools: given.demand.serves_tools || self.serves_tools || !self.items.is_empty(),
             // To the conversation, all of which is kept there.
