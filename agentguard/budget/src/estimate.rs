@@ -4,7 +4,7 @@ use agentguard_model::budget::Unit;
 use agentguard_model::{Demand, Llm, LlmOperation, Usage};
 
 use crate::charge::Terms;
-use crate::prices::{Hidden, Rate, Tier};
+use crate::prices::{Hidden, Rate, Served};
 use crate::tokens::{Content, Pictures};
 
 /// The most that is taken for true of what a provider reports: more is no number of tokens. It is charged with what was
@@ -30,16 +30,17 @@ pub struct ModelFacts {
 }
 
 impl ModelFacts {
-    /// Of a model at this rate, for a call in this tier. What is not known of it is the most that there is.
+    /// Of a model at this rate, for a call that is served so. What is not known of it is the most that there is.
     #[must_use]
-    pub fn of(rate: &Rate, tier: Tier) -> Self {
+    pub fn of(rate: &Rate, served: impl Into<Served>) -> Self {
+        let served = served.into();
         let context = rate.context.unwrap_or(LONGEST);
         Self {
             context,
             output: rate.max_output.unwrap_or(context).min(context),
             reasons: rate.hidden == Hidden::Always,
-            input_price: rate.dearest_input_per_million(tier, context).0,
-            output_price: rate.dearest_output_per_million(tier, context).0,
+            input_price: rate.dearest_input_per_million(served, context).0,
+            output_price: rate.dearest_output_per_million(served, context).0,
         }
     }
 }
@@ -131,7 +132,6 @@ impl Estimate {
     }
 }
 
-/// What a call has used of this unit, by what its provider reports. None: it does not say, or says what cannot be.
 /// Providers that heed an effort of `none`: it is theirs. Who has the same form may reason all the same, and bill it.
 const HEED_NONE: [&str; 2] = ["openai", "azure_openai"];
 
@@ -149,6 +149,7 @@ fn reasons(llm: &Llm, demand: &Demand, model: &ModelFacts) -> bool {
     told.unwrap_or(model.reasons)
 }
 
+/// What a call has used of this unit, by what its provider reports. None: it does not say, or says what cannot be.
 /// `price`: what that costs, in millionths of a dollar.
 #[must_use]
 pub fn used(unit: Unit, usage: &Usage, price: impl FnOnce(&Usage) -> Option<u64>) -> Option<u64> {
@@ -302,7 +303,6 @@ mod tests {
     }
 
     #[test]
-    #[test]
     fn that_it_is_not_to_reason_is_believed_of_whose_word_it_is() {
         for (provider, openai_form, model, visible) in [
             ("openai", true, "m", true),
@@ -342,6 +342,7 @@ mod tests {
         }
     }
 
+    #[test]
     fn what_goes_on_by_itself_is_reserved_as_a_whole() {
         let background = Demand {
             background: true,

@@ -18,7 +18,7 @@ use agentguard_policy::Diagnostic;
 use serde::Serialize;
 
 pub use file::schema;
-pub use rate::{Caches, Factor, Hidden, Long, Parts, PerMillion, Rate, Tier};
+pub use rate::{Caches, Factor, Hidden, Long, Parts, PerMillion, Rate, Served, Tier};
 
 use file::{ANY, Read};
 pub(crate) use names::find;

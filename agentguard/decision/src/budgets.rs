@@ -12,7 +12,7 @@ mod under_way;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agentguard_budget::prices::{Caches, Priced, Prices, Tier};
+use agentguard_budget::prices::{Caches, Priced, Prices, Served};
 use agentguard_budget::{
     Charge, Estimate, Granted, Ledger, ModelFacts, Refused, Short, Terms, Want,
 };
@@ -207,16 +207,17 @@ struct Asks {
 }
 
 impl Asks {
-    fn of(prices: &Arc<Prices>, llm: &Llm, demand: &Demand, bytes: u64) -> Self {
+    fn of(prices: &Arc<Prices>, llm: &Llm, demand: &Demand, target: &Target, bytes: u64) -> Self {
         let priced = prices.of(&llm.provider, llm.model.as_deref().unwrap_or_default());
-        let tier = Tier::of(demand.tier.as_deref());
-        let model = ModelFacts::of(priced.rate, tier);
+        let mut served = Served::of(demand);
+        served.regional |= is_regional(target);
+        let model = ModelFacts::of(priced.rate, served);
         Self {
             estimate: Estimate::of(llm, demand, bytes, &model),
             model,
             named: named(&priced),
             bills_filtered: llm.provider == "azure_openai",
-            pricing: Pricing::of(&priced, tier, Caches::of(demand)),
+            pricing: Pricing::of(&priced, served, Caches::of(demand)),
         }
     }
 }
@@ -227,10 +228,10 @@ fn named(priced: &Priced<'_>) -> Option<String> {
 }
 
 impl Pricing {
-    fn of(priced: &Priced<'_>, tier: Tier, caches: Caches) -> Self {
+    fn of(priced: &Priced<'_>, served: Served, caches: Caches) -> Self {
         Self {
             rate: priced.rate.clone(),
-            tier,
+            served,
             caches,
             of: match priced.known {
                 true => priced.name.to_owned(),
@@ -240,11 +241,24 @@ impl Pricing {
     }
 }
 
+/// Hosts of providers that have one for each region below their own, and take more there: OpenAI's "Data residency" and
+/// xAI's "Regional Endpoints".
+const REGIONS: [&str; 2] = [".api.openai.com", ".api.x.ai"];
+
+/// Whether what is sent there is served in one region alone.
+fn is_regional(target: &Target) -> bool {
+    let host = target.host.as_ref();
+    host.is_some_and(|host| REGIONS.iter().any(|it| host.as_str().ends_with(it)))
+}
+
 /// What a provider's models cost that have no price of their own.
 const ANY: &str = "*";
 
 /// In the place of the model's name whose price is charged, where nobody knows it.
 const UNKNOWN: &str = "unknown model, at the dearest price of each kind of token";
+
+#[cfg(test)]
+mod tests;
 
 impl<R: Recorder> Decider<R> {
     /// Charges what the policy allows. `demand` is that of a call of a language model.
@@ -285,7 +299,7 @@ impl<R: Recorder> Decider<R> {
         }
         let prices = accounting.prices.load_full();
         let asks = match charged {
-            Charged::Llm(llm) => Some(Asks::of(&prices, llm, demand, request.body)),
+            Charged::Llm(llm) => Some(Asks::of(&prices, llm, demand, target, request.body)),
             Charged::Tool(_) | Charged::Other => None,
         };
         let behind = Behind {

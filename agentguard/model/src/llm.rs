@@ -124,6 +124,8 @@ pub struct Demand {
     pub parts: u32,
     /// The service tier that is asked for, in the provider's word.
     pub tier: Option<String>,
+    /// Whether it is to be served in one region alone.
+    pub regional: bool,
 }
 
 /// Tokens, as a provider reports them.
@@ -151,6 +153,10 @@ pub struct Usage {
     /// What of it was said aloud.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio_output_tokens: Option<u64>,
+    /// Whether it says that the call was served in one region alone, for which it takes more. Only prices need it, and it is
+    /// in no record.
+    #[serde(skip)]
+    pub regional: bool,
 }
 
 /// A tool call that a model asked for.

@@ -27,6 +27,24 @@ const MAX_PRICE: u64 = 10_000_000_000;
 /// The most that a tier is believed to be dearer, in millionths.
 const MAX_FACTOR: u64 = 20_000_000;
 
+/// The providers whose calls say that they are to be served in one region, for which they take a tenth more: of a model that
+/// has come since they do, if nothing else is written.
+const IN_REGIONS: [&str; 3] = ["anthropic", "openai", "xai"];
+
+/// A tenth more.
+const DEARER: Factor = Factor(1_100_000);
+
+/// What a call costs that is to be served in one region, where nothing is written about that, at these providers: all, where
+/// there is none.
+pub(super) fn regional<'a>(providers: impl IntoIterator<Item = &'a str>) -> Factor {
+    let mut providers = providers.into_iter().peekable();
+    let is_all = providers.peek().is_none();
+    match is_all || providers.any(|it| IN_REGIONS.contains(&it)) {
+        true => DEARER,
+        false => Factor::ONE,
+    }
+}
+
 /// The most tokens that a model is believed to read or write.
 const MAX_TOKENS: u64 = 100_000_000;
 
@@ -98,6 +116,10 @@ struct Model {
     /// The same, where it is served before others, or by a faster model. Default: 1.
     #[schemars(with = "Option<f64>")]
     priority: Option<At<String>>,
+    /// The same, where it is to be served in one region: Anthropic's `inference_geo`, and hosts of OpenAI and xAI that have
+    /// a region. It comes beside that of a tier. Default: 1.1 with these providers, 1 with others.
+    #[schemars(with = "Option<f64>")]
+    regional: Option<At<String>>,
     /// How many tokens it reads and writes in one call, at most.
     context: Option<At<u64>>,
     /// How many tokens it writes, at most.
@@ -317,6 +339,10 @@ impl Check<'_> {
             batch: self.factor("batch", model.batch),
             flex: self.factor("flex", model.flex),
             priority: self.factor("priority", model.priority),
+            regional: match model.regional {
+                None => regional(providers.iter().map(String::as_str)),
+                regional => self.factor("regional", regional),
+            },
             context: model.context.map(|it| self.tokens("context", &it)),
             max_output: model.max_output.map(|it| self.tokens("max_output", &it)),
             hidden: match model.hidden {

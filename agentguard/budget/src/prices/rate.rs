@@ -38,6 +38,12 @@ impl Factor {
     /// As dear.
     pub const ONE: Self = Self(1_000_000);
 
+    /// Both, one after the other, rounded up.
+    fn and(self, other: Self) -> Self {
+        let product = (u64::from(self.0) * u64::from(other.0)).div_ceil(1_000_000);
+        Self(u32::try_from(product).unwrap_or(u32::MAX))
+    }
+
     /// Rounded up.
     fn of(self, price: PerMillion) -> PerMillion {
         let product = (u128::from(price.0) * u128::from(self.0)).div_ceil(MILLION);
@@ -86,6 +92,36 @@ impl Tier {
             Some("flex") => Self::Flex,
             Some("priority" | "fast") => Self::Priority,
             Some(_) => Self::Other,
+        }
+    }
+}
+
+/// How a call is served, as far as that makes it dearer or cheaper.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Served {
+    /// The tier.
+    pub tier: Tier,
+    /// Whether it is to be served in one region alone, for which some providers take more.
+    pub regional: bool,
+}
+
+impl Served {
+    /// As a call says. A call that names no region is taken for one that is served anywhere, also where the settings of its
+    /// project say otherwise: its usage may tell.
+    #[must_use]
+    pub fn of(demand: &Demand) -> Self {
+        Self {
+            tier: Tier::of(demand.tier.as_deref()),
+            regional: demand.regional,
+        }
+    }
+}
+
+impl From<Tier> for Served {
+    fn from(tier: Tier) -> Self {
+        Self {
+            tier,
+            regional: false,
         }
     }
 }
@@ -200,6 +236,8 @@ pub struct Rate {
     pub flex: Factor,
     /// What calls cost that are served before others.
     pub priority: Factor,
+    /// What calls cost that are to be served in one region, beside what their tier does.
+    pub regional: Factor,
     /// How many tokens it reads and writes in one call, at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context: Option<u64>,
@@ -223,6 +261,7 @@ impl Rate {
             batch: Factor::ONE,
             flex: Factor::ONE,
             priority: Factor::ONE,
+            regional: Factor::ONE,
             context: None,
             max_output: None,
             hidden: Hidden::Never,
@@ -236,9 +275,12 @@ impl Rate {
     /// parts are more than the whole, the parts count. What is not reported counts as none: whoever settles a call of
     /// which nothing is reported has to settle by what was reserved.
     ///
-    /// Usage does not tell for how long what was cached is kept: where the call did not either, it costs as the dearer.
+    /// Usage does not tell for how long what was cached is kept: where the call did not either, it costs as the dearer. It
+    /// was served in one region where either the call or its usage says so.
     #[must_use]
-    pub fn cost(&self, usage: &Usage, tier: Tier, caches: Caches) -> MicroUsd {
+    pub fn cost(&self, usage: &Usage, served: impl Into<Served>, caches: Caches) -> MicroUsd {
+        let mut served = served.into();
+        served.regional |= usage.regional;
         let of = |tokens: Option<u64>| tokens.unwrap_or_default();
         let read = of(usage.cache_read_tokens);
         let written = of(usage.cache_write_tokens);
@@ -265,22 +307,24 @@ impl Rate {
         .into_iter()
         .map(|(tokens, price)| u128::from(tokens) * u128::from(price.0))
         .fold(0, u128::saturating_add);
-        let all = sum.saturating_mul(u128::from(self.factor(tier).0));
+        let all = sum.saturating_mul(u128::from(self.factor(served).0));
         MicroUsd(u64::try_from(all.div_ceil(MILLION * MILLION)).unwrap_or(u64::MAX))
     }
 
     /// What a token costs at most that a call reads which reads no more than this many: of whichever kind it is.
     #[must_use]
-    pub fn dearest_input_per_million(&self, tier: Tier, input: u64) -> PerMillion {
+    pub fn dearest_input_per_million(&self, served: impl Into<Served>, input: u64) -> PerMillion {
         let dearest = self.possible(input).map(|parts| parts.dearest_input());
-        self.factor(tier).of(dearest.max().unwrap_or_default())
+        self.factor(served.into())
+            .of(dearest.max().unwrap_or_default())
     }
 
     /// What a token costs at most that a call writes which reads no more than this many.
     #[must_use]
-    pub fn dearest_output_per_million(&self, tier: Tier, input: u64) -> PerMillion {
+    pub fn dearest_output_per_million(&self, served: impl Into<Served>, input: u64) -> PerMillion {
         let dearest = self.possible(input).map(|parts| parts.dearest_output());
-        self.factor(tier).of(dearest.max().unwrap_or_default())
+        self.factor(served.into())
+            .of(dearest.max().unwrap_or_default())
     }
 
     /// The prices for an input of this many tokens.
@@ -295,8 +339,8 @@ impl Rate {
         std::iter::once(&self.parts).chain(long.map(|it| &it.parts))
     }
 
-    fn factor(&self, tier: Tier) -> Factor {
-        match tier {
+    fn factor(&self, served: Served) -> Factor {
+        let tier = match served.tier {
             Tier::Standard => Factor::ONE,
             Tier::Batch => self.batch,
             Tier::Flex => self.flex,
@@ -306,6 +350,10 @@ impl Rate {
                 .max(self.flex)
                 .max(self.priority)
                 .max(Factor::ONE),
+        };
+        match served.regional {
+            true => tier.and(self.regional),
+            false => tier,
         }
     }
 
@@ -323,6 +371,7 @@ impl Rate {
             batch: self.batch.max(other.batch),
             flex: self.flex.max(other.flex),
             priority: self.priority.max(other.priority),
+            regional: self.regional.max(other.regional),
             context: self.context.max(other.context),
             max_output: self.max_output.max(other.max_output),
             hidden: self.hidden.max(other.hidden),

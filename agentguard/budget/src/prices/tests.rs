@@ -150,6 +150,40 @@ fn models_are_found_by_the_names_that_calls_have() {
     }
 }
 
+/// What Anthropic takes for `inference_geo`, and OpenAI and xAI at hosts of a region.
+#[test]
+fn what_a_region_costs_is_known_of_those_who_take_more() {
+    let regional = |provider, model| Prices::built_in().of(provider, model).rate.regional.0;
+    for (provider, model, factor) in [
+        ("anthropic", "claude-opus-4-6", 1_100_000),
+        ("anthropic", "claude-sonnet-4-6", 1_100_000),
+        ("anthropic", "claude-haiku-5-5", 1_100_000),
+        ("anthropic", "claude-opus-4-5-20251101", 1_000_000),
+        ("anthropic", "nobody-knows", 1_100_000),
+        // It is in their prices.
+        ("vertex", "claude-opus-4-6", 1_000_000),
+        ("bedrock", "us.anthropic.claude-opus-4-6-v1", 1_000_000),
+        ("openai", "gpt-5.4-mini", 1_100_000),
+        ("openai", "gpt-5.2", 1_000_000),
+        ("xai", "grok-4.5", 1_100_000),
+    ] {
+        assert_eq!(regional(provider, model), factor, "{model} at {provider}");
+    }
+    let own = "version: 1
+models:
+  - {models: [a], providers: [anthropic], input: 1, output: 2}
+  - {models: [b], input: 1, output: 2}
+  - {models: [c], providers: [mistral], input: 1, output: 2}
+  - {models: [d], providers: [xai], input: 1, output: 2, regional: 1.25}
+";
+    let prices = Prices::with("own.yaml", own).unwrap();
+    let regional = |model| prices.of("anthropic", model).rate.regional.0;
+    assert_eq!(
+        ["a", "b", "c", "d"].map(regional),
+        [1_100_000, 1_100_000, 1_000_000, 1_250_000]
+    );
+}
+
 #[test]
 fn what_a_model_hides_is_known() {
     let hidden = |provider, model| Prices::built_in().of(provider, model).rate.hidden;

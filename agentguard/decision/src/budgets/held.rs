@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use agentguard_budget::prices::{Caches, Rate, Tier};
+use agentguard_budget::prices::{Caches, Rate, Served};
 use agentguard_budget::tokens::Counter;
 use agentguard_budget::{Charge, Estimate, Granted, HoldId, Ledger, More, Refused, Want, used};
 use agentguard_model::budget::{Budget, Unit};
@@ -39,7 +39,7 @@ pub enum Used<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Pricing {
     pub(super) rate: Rate,
-    pub(super) tier: Tier,
+    pub(super) served: Served,
     pub(super) caches: Caches,
     /// The model whose price it is, or that it is none's.
     pub(super) of: String,
@@ -48,7 +48,7 @@ pub(super) struct Pricing {
 impl Pricing {
     /// What a use costs, in millionths of a dollar.
     fn cost(&self, usage: &Usage) -> u64 {
-        self.rate.cost(usage, self.tier, self.caches).0
+        self.rate.cost(usage, self.served, self.caches).0
     }
 }
 
@@ -380,6 +380,11 @@ impl Held {
         lines.collect()
     }
 
+    /// Whether it goes to where it is served in one region alone.
+    pub(super) fn is_regional(&self) -> bool {
+        self.pricing.as_ref().is_some_and(|it| it.served.regional)
+    }
+
     /// What is told as its answer may be that of a call at this price.
     pub(super) fn may_cost(&self, pricing: Pricing) {
         let mut also = self.also.lock().unwrap_or_else(PoisonError::into_inner);
@@ -547,6 +552,7 @@ const NOTHING: Usage = Usage {
     output_tokens: Some(0),
     reasoning_tokens: None,
     audio_output_tokens: None,
+    regional: false,
 };
 
 impl Drop for Held {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use agentguard_budget::prices::{Caches, Tier};
+use agentguard_budget::prices::{Caches, Served};
 use agentguard_budget::{Refused, Want};
 use agentguard_model::budget::Budget;
 use agentguard_model::{Reason, ReasonCode};
@@ -29,11 +29,13 @@ impl<R: Recorder> Decider<R> {
         let llm = other.and_then(|it| it.seen().llm);
         let named = llm.and_then(|it| it.model.as_deref()).unwrap_or_default();
         let provider = llm.map_or("", |it| it.provider.as_str());
-        let tier = other.and_then(|it| it.demand().tier.as_deref());
         let prices = accounting.prices.load_full();
         let priced = prices.of(provider, named);
         let caches = other.map_or(Caches::Unknown, |it| Caches::of(it.demand()));
-        held.may_cost(Pricing::of(&priced, Tier::of(tier), caches));
+        let mut served = other.map_or_else(Served::default, |it| Served::of(it.demand()));
+        // They are on one connection.
+        served.regional |= held.is_regional();
+        held.may_cost(Pricing::of(&priced, served, caches));
     }
 
     /// Reserves more for a call that has written so many tokens, where that has become too little. What is denied is

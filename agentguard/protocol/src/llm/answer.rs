@@ -516,6 +516,7 @@ pub(super) fn sum(one: Option<Usage>, other: Option<Usage>) -> Option<Usage> {
         output_tokens: add(one.output_tokens, other.output_tokens),
         reasoning_tokens: add(one.reasoning_tokens, other.reasoning_tokens),
         audio_output_tokens: add(one.audio_output_tokens, other.audio_output_tokens),
+        regional: one.regional || other.regional,
     })
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Messages {
     counts: Counts,
     /// What other calls took that it led to, and is not in its own counts.
     beside: Counts,
+    /// Whether it was served in one region alone.
+    regional: bool,
     reading: Reading<Field>,
     document: Document,
     fault: Option<NotUnderstood>,
@@ -49,6 +51,10 @@ struct Block {
 /// put in fewer words by.
 const APART: [&str; 2] = ["compaction", "advisor_message"];
 
+/// What stands in usage for where a call was served, of one that might have been served anywhere, and of a model that has
+/// no such choice (Anthropic, "Data residency").
+const ANYWHERE: [&str; 2] = ["global", "not_available"];
+
 impl Block {
     /// Whether it is a tool call: of a tool of the client, of the provider, or of a server (MCP).
     fn is_call(&self) -> bool {
@@ -68,6 +74,8 @@ enum Field {
     BlockSet,
     BlockId,
     IterationKind,
+    /// Where it was served.
+    Region,
     Arguments,
     /// 0 type, 2 message.
     Error(usize),
@@ -75,7 +83,11 @@ enum Field {
 
 impl Messages {
     pub(super) fn finish(mut self) -> LlmAnswer {
-        self.answer.told.usage = self.counts.and(self.beside).usage();
+        let mut usage = self.counts.and(self.beside).usage();
+        if let Some(usage) = &mut usage {
+            usage.regional = self.regional;
+        }
+        self.answer.told.usage = usage;
         self.answer.finish()
     }
 
@@ -94,6 +106,8 @@ impl Messages {
                 [Key("id")] => Field::BlockId,
                 _ => return None,
             },
+            [Key("usage"), Key("inference_geo")]
+            | [Key("message"), Key("usage"), Key("inference_geo")] => Field::Region,
             [Key("delta"), Key("partial_json")] => Field::Arguments,
             [Key("usage"), Key("iterations"), Item(_), Key("type")]
             | [
@@ -139,6 +153,10 @@ impl Messages {
             Field::BlockSet => document.block.set = word,
             Field::IterationKind => document.iteration.0 = word,
             Field::BlockId => document.block.id = word,
+            Field::Region => {
+                let told = word.as_deref();
+                self.regional |= told.is_some_and(|it| !ANYWHERE.contains(&it));
+            }
             Field::Arguments => {}
             Field::Error(which) => {
                 if let Some(place) = self.answer.error.get_mut(which) {

@@ -130,6 +130,8 @@ enum Field {
     Kept,
     /// What becomes of a context that is too long.
     Edit,
+    /// Where it is to be served.
+    Region,
 }
 
 impl DemandSink {
@@ -242,6 +244,7 @@ impl DemandSink {
             ("promptmode", "") => self.begin(Field::Mode, event),
             ("servicetier", "" | "type") => self.begin(Field::Tier, event),
             ("speed", "") | ("performanceconfig", "latency") => self.begin(Field::Speed, event),
+            ("inferencegeo", "") => self.begin(Field::Region, event),
             ("mcpservers" | "plugins" | "connectors" | "datasources", "") => {
                 if matches!(rest, [Part::Item(_)]) {
                     self.demand.serves_tools = true;
@@ -390,13 +393,14 @@ impl DemandSink {
         let own = &mut self.demand;
         own.answers = own.answers.max(other.answers);
         own.reasons = either(own.reasons, other.reasons);
+        own.told_in_openai_form |= other.told_in_openai_form;
         own.serves_tools |= other.serves_tools;
         own.media = own.media.saturating_add(other.media);
         own.pictures = own.pictures.saturating_add(other.pictures);
-        own.told_in_openai_form |= other.told_in_openai_form;
         own.plain_pictures = own.plain_pictures.saturating_add(other.plain_pictures);
         own.picture_bytes = own.picture_bytes.saturating_add(other.picture_bytes);
         own.refers |= other.refers;
+        own.regional |= other.regional;
         own.parts = own.parts.saturating_add(other.parts);
         own.tier = other.tier.or(own.tier.take());
     }
@@ -437,12 +441,12 @@ impl DemandSink {
     fn reasons(&mut self, reasons: bool, has: bool) {
         let told = (reasons || has).then_some(reasons);
         self.demand.reasons = either(self.demand.reasons, told);
+        self.demand.told_in_openai_form |=
+            told == Some(false) && matches!(self.form, Form::Chat | Form::Responses);
     }
 
     fn begin(&mut self, field: Field, event: Event<'_>) {
         if event == Event::Begin(Kind::Text) {
-        self.demand.told_in_openai_form |=
-            told == Some(false) && matches!(self.form, Form::Chat | Form::Responses);
             self.reading = Some(field);
             self.word.0.clear();
             self.length = 0;
@@ -519,6 +523,7 @@ impl DemandSink {
             Field::Mime => self.mime(word),
             Field::Detail => self.detail(word),
             Field::Kept => self.caches.kept(word),
+            Field::Region => self.demand.regional |= word != "global",
             // Other edits take something away; to put it in fewer words a model is asked.
             Field::Edit => self.demand.serves_tools |= !word.starts_with("clear_"),
         }

@@ -919,6 +919,28 @@ fn messages() {
     assert_eq!(counted.usage.unwrap().input_tokens, Some(2095));
 }
 
+#[test]
+fn where_a_message_was_served_is_told_in_its_usage() {
+    for (geo, regional) in [
+        (json!("us"), true),
+        (json!("global"), false),
+        (json!("not_available"), false),
+        (Value::Null, false),
+    ] {
+        let usage = json!({ "input_tokens": 10, "output_tokens": 1, "inference_geo": geo });
+        let message = json!({ "type": "message", "content": [], "usage": usage });
+        let told = whole(Endpoint::Messages, &message).usage.unwrap();
+        assert_eq!(told.regional, regional, "{geo}");
+        // It stands where a stream begins, and not where it ends.
+        let events = [
+            json!({ "type": "message_start", "message": message }),
+            json!({ "type": "message_delta", "delta": { "stop_reason": "end_turn" }, "usage": { "output_tokens": 20 } }),
+        ];
+        let told = stream(Endpoint::Messages, &events).usage.unwrap();
+        assert_eq!((told.output_tokens, told.regional), (Some(20), regional));
+    }
+}
+
 /// Tools of a set are called by their own name, which another tool may have.
 #[test]
 fn a_tool_of_a_set_is_asked_about_by_both_names() {

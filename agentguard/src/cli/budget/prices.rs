@@ -182,6 +182,7 @@ fn words(one: &One<'_>) -> String {
         ("batch", rate.batch),
         ("flex", rate.flex),
         ("priority", rate.priority),
+        ("regional", rate.regional),
     ] {
         lines.push(entry(label, &format!("× {factor}")));
     }

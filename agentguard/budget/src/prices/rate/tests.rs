@@ -2,7 +2,7 @@ use agentguard_model::budget::MicroUsd;
 use agentguard_model::{Demand, Usage};
 use proptest::prelude::*;
 
-use super::{Caches, Factor, Hidden, Long, Parts, PerMillion, Rate, Tier};
+use super::{Caches, Factor, Hidden, Long, Parts, PerMillion, Rate, Served, Tier};
 
 fn parts(dollars: u64) -> Parts {
     let price = |hundredths: u64| PerMillion(dollars * hundredths * 10_000);
@@ -27,6 +27,7 @@ fn rate() -> Rate {
         }],
         batch: Factor(500_000),
         priority: Factor(1_700_000),
+        regional: Factor(1_100_000),
         context: Some(1_000_000),
         hidden: Hidden::Always,
         ..Rate::nothing()
@@ -91,6 +92,34 @@ fn what_is_cached_for_minutes_costs_as_that_where_the_call_says_so() {
     };
     assert_eq!(cost(true), MicroUsd(12_500));
     assert_eq!(cost(false), MicroUsd(20_000));
+}
+
+#[test]
+fn what_is_served_in_one_region_costs_more_beside_its_tier() {
+    let demand = |tier: Option<&str>, regional| Demand {
+        tier: tier.map(str::to_owned),
+        regional,
+        ..Demand::default()
+    };
+    for (tier, regional, cost, dearest) in [
+        (None, false, 100 + 500, 8_000_000),
+        (None, true, 660, 8_800_000),
+        (Some("batch"), true, 330, 4_400_000),
+        (Some("fast"), true, 1_122, 14_960_000),
+        (Some("unheard of"), true, 1_122, 14_960_000),
+    ] {
+        let served = Served::of(&demand(tier, regional));
+        let of = |usage: &Usage| rate().cost(usage, served, Caches::Unknown).0;
+        assert_eq!(of(&usage(100, 100)), cost, "{tier:?}");
+        assert_eq!(rate().dearest_input_per_million(served, 1).0, dearest);
+    }
+    // Its provider says so, and the call did not: it is a setting of the project.
+    let told = Usage {
+        regional: true,
+        ..usage(100, 100)
+    };
+    let cost = rate().cost(&told, Tier::Standard, Caches::Unknown);
+    assert_eq!(cost, MicroUsd(660));
 }
 
 #[test]
@@ -162,6 +191,7 @@ fn any_tier() -> impl Strategy<Value = Tier> {
 proptest! {
     #[test]
     fn no_call_costs_more_than_was_reserved_for_its_tokens(
+        regional: bool,
         (input, read, written, heard) in (0_u64..400_000, 0_u64..100_000, 0_u64..100_000, 0_u64..100_000),
         (output, said) in (0_u64..400_000, 0_u64..400_000),
         more in 0_u64..400_000,
@@ -174,6 +204,7 @@ proptest! {
             audio_output_tokens: Some(said),
             ..usage(input, output)
         };
+        let tier = Served { tier, regional };
         let rate = rate();
         let input = input.max(read + written + heard);
         let bound = input + more;

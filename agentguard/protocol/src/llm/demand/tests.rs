@@ -40,6 +40,7 @@ fn a_call_of_chat_completions() {
         // A tool, three messages, four parts of one, and a call.
         parts: 9,
         tier: Some("flex".to_owned()),
+        regional: false,
     };
     assert_eq!(demand(CHAT, body), expected);
 }
@@ -458,6 +459,26 @@ fn calls_of_a_batch_are_of_its_tier() {
         assert_eq!(told.as_deref(), Some(tier), "{more}");
     }
     assert_eq!(demand(Endpoint::Messages, r#"{"model":"m"}"#).tier, None);
+}
+
+#[test]
+fn a_region_is_told_unless_it_is_any() {
+    for (body, regional) in [
+        (r#"{"model":"m"}"#, false),
+        (r#"{"inference_geo":"global"}"#, false),
+        (r#"{"inference_geo":null}"#, false),
+        (r#"{"inference_geo":"us"}"#, true),
+        (r#"{"Inference_Geo":"us"}"#, true),
+        (r#"{"inference_geo":"us","Inference_Geo":"global"}"#, true),
+        (r#"{"inference_geo":"nowhere that is known"}"#, true),
+        (r#"{"metadata":{"inference_geo":"us"}}"#, false),
+    ] {
+        let told = demand(Endpoint::Messages, body).regional;
+        assert_eq!(told, regional, "{body}");
+    }
+    let batch =
+        r#"{"requests":[{"params":{"model":"m"}},{"params":{"model":"m","inference_geo":"us"}}]}"#;
+    assert!(demand(Endpoint::MessageBatches, batch).regional);
 }
 
 /// Its media, how many of them are pictures that are in it, how many are looked at in no more than high detail, and their bytes.
