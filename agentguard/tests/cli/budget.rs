@@ -41,7 +41,7 @@ fn a_list_of_prices_becomes_a_file_that_comes_before_what_is_built_in() {
     );
     assert_eq!(
         made.stdout,
-        "version: 1\nmodels:\n  - {\"models\":[\"gpt-4o\"],\"providers\":[\"openai\"],\"cache_read\":1.25,\"context\":128000,\"hidden\":\"never\",\"input\":2.5,\"max_output\":16384,\"output\":10,\"tokenizer\":\"o200k\"}\n"
+        "version: 1\nmodels:\n  - {\"models\":[\"gpt-4o\"],\"providers\":[\"openai\"],\"batch\":0.5,\"cache_read\":1.25,\"context\":128000,\"hidden\":\"never\",\"input\":2.5,\"max_output\":16384,\"output\":10,\"priority\":1.7,\"regional\":1,\"tokenizer\":\"o200k\"}\n"
     );
     let own = made.stdout.replace("\"input\":2.5", "\"input\":2.25");
     std::fs::write(at("prices.yaml"), own).unwrap();
@@ -63,9 +63,10 @@ fn a_list_of_prices_becomes_a_file_that_comes_before_what_is_built_in() {
              input           2.25\n\
              cache read      1.25\n\
              output          10\n\
-             batch           × 1\n\
+             batch           × 0.5\n\
              flex            × 1\n\
-             priority        × 1\n\
+             priority        × 1.7\n\
+             regional        × 1\n\
              context         128000\n\
              max output      16384\n\
              hidden          never\n",

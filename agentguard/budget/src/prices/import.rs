@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Number, Value, json};
 
-use super::{Prices, file};
+use super::{Factor, Prices, file};
 
 /// The longest document that is read as a file of prices.
 pub const LONGEST: usize = agentguard_policy::yaml::MAX_TEXT;
@@ -114,15 +114,47 @@ pub fn import(source: Source, text: &str, providers: &[String]) -> Result<Import
     Ok(imported)
 }
 
-/// What such files do not tell, or only roughly, of a model that is built in: how its tokens are counted, and what it
-/// hides.
+/// What such files do not tell, or only roughly, of a model that is built in: how its tokens are counted, what it hides,
+/// and where the file is silent about that, by how much tiers and regions are dearer or cheaper, what is written into a cache or
+/// heard, and long input. What is not told would count as no dearer.
 fn add_what_is_known(provider: &str, name: &str, fields: &mut Fields) {
     let priced = Prices::built_in().of(provider, name);
     if !priced.known {
         return;
     }
-    fields.insert("hidden", json!(priced.rate.hidden));
-    if let Some(tokenizer) = priced.rate.tokenizer {
+    let rate = priced.rate;
+    fields.insert("hidden", json!(rate.hidden));
+    for (key, factor, otherwise) in [
+        ("batch", rate.batch, Factor::ONE),
+        ("flex", rate.flex, Factor::ONE),
+        ("priority", rate.priority, Factor::ONE),
+        ("regional", rate.regional, file::regional([provider])),
+    ] {
+        if factor != otherwise {
+            fields
+                .entry(key)
+                .or_insert_with(|| decimal(factor.0.into()));
+        }
+    }
+    let parts = &rate.parts;
+    for (key, price, otherwise) in [
+        ("cache_write", parts.cache_write, parts.input),
+        (
+            "cache_write_long",
+            parts.cache_write_long,
+            parts.cache_write,
+        ),
+        ("audio_input", parts.audio_input, parts.input),
+        ("audio_output", parts.audio_output, parts.output),
+    ] {
+        if price > otherwise {
+            fields.entry(key).or_insert_with(|| decimal(price.0));
+        }
+    }
+    if !rate.long.is_empty() {
+        fields.entry("long").or_insert_with(|| json!(rate.long));
+    }
+    if let Some(tokenizer) = rate.tokenizer {
         fields.insert("tokenizer", json!(tokenizer));
     }
 }
@@ -209,6 +241,15 @@ fn price(value: Option<&Value>, places: u8) -> Result<Option<u64>, String> {
     let read = super::decimal::rounded_up(&number, places);
     read.map(Some)
         .ok_or_else(|| format!("a price of it is absurd: {number}"))
+}
+
+/// Whether it hides what it writes, by what a list says of its reasoning. Where that says nothing, it may.
+fn hidden(reasons: Option<bool>) -> Option<(&'static str, Value)> {
+    let word = match reasons? {
+        true => "always",
+        false => "never",
+    };
+    Some(("hidden", json!(word)))
 }
 
 /// A number of a file of ours.

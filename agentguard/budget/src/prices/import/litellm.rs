@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Fields, Made, decimal, factor_of, price};
+use super::{Fields, Made, decimal, factor_of, hidden, price};
 
 /// How it calls providers that have another name here. The rest is called the same.
 const PROVIDERS: [(&str, &str); 14] = [
@@ -36,6 +36,16 @@ const MODES: [&str; 6] = [
 
 /// Places behind the point of a price for one token, of which a million cost whole millionths.
 const PLACES: u8 = 12;
+
+/// Places behind the point of what a price is multiplied by.
+const MULTIPLIER: u8 = 6;
+
+/// Once, in millionths.
+const ONE: u64 = 1_000_000;
+
+/// What is multiplied by at all but Vertex AI's global endpoint. Which one is called is not looked at: the dearer price is
+/// taken, as in the table that is built in.
+const UPLIFT: &str = "regional_endpoint_uplift_multiplier";
 
 /// The description of the form that stands among the models.
 const DESCRIPTION: &str = "sample_spec";
@@ -72,21 +82,25 @@ fn model(name: &str, entry: &Value, theirs: Option<&str>) -> Result<(String, Fie
     if !MODES.contains(&mode) {
         return Err(format!("its mode is not priced by the token: {mode}"));
     }
-    let of = |key: &str| price(entry.get(key), PLACES);
+    let uplift = price(entry.get(UPLIFT), MULTIPLIER)?
+        .unwrap_or(ONE)
+        .max(ONE);
+    let of =
+        |key: &str| Ok::<_, String>(price(entry.get(key), PLACES)?.map(|it| times(it, uplift)));
     let input = of("input_cost_per_token")?.ok_or("it has no price for a token that is read")?;
     let output = match of("output_cost_per_token")? {
         Some(output) => output,
         None if mode == "embedding" => 0,
         None => return Err("it has no price for a token that is written".to_owned()),
     };
-    let mut fields = prices(entry, "")?;
+    let mut fields = prices(entry, "", uplift)?;
     // Where reasoning has a price of its own, that is within what is written.
     let output = output.max(of("output_cost_per_reasoning_token")?.unwrap_or_default());
     fields.insert("output", decimal(output));
     let lengths = lengths(entry);
     let mut long = Vec::new();
     for (above, suffix) in lengths {
-        let mut fields = prices(entry, &suffix)?;
+        let mut fields = prices(entry, &suffix, uplift)?;
         for (key, value) in [("input", input), ("output", output)] {
             fields.entry(key).or_insert_with(|| decimal(value));
         }
@@ -96,6 +110,7 @@ fn model(name: &str, entry: &Value, theirs: Option<&str>) -> Result<(String, Fie
     if !long.is_empty() {
         fields.insert("long", json!(long));
     }
+    let multipliers = multipliers(entry)?;
     for (key, suffix) in [
         ("batch", "_batches"),
         ("flex", "_flex"),
@@ -103,9 +118,14 @@ fn model(name: &str, entry: &Value, theirs: Option<&str>) -> Result<(String, Fie
     ] {
         let input = [Some(input), of(&format!("input_cost_per_token{suffix}"))?];
         let output = [Some(output), of(&format!("output_cost_per_token{suffix}"))?];
-        if let Some(factor) = factor_of(input, output) {
+        // A fast mode stands apart from what is called priority: the dearer counts.
+        let factor = factor_of(input, output).max(multipliers.get(key).copied());
+        if let Some(factor) = factor {
             fields.insert(key, decimal(factor));
         }
+    }
+    if let Some(factor) = multipliers.get("regional") {
+        fields.insert("regional", decimal(*factor));
     }
     let limit = |key: &str| entry.get(key).and_then(Value::as_u64).filter(|it| *it > 0);
     let max_output = limit("max_output_tokens").filter(|_| mode != "embedding");
@@ -120,16 +140,45 @@ fn model(name: &str, entry: &Value, theirs: Option<&str>) -> Result<(String, Fie
     if let Some(max_output) = max_output {
         fields.insert("max_output", json!(max_output));
     }
-    let reasons = entry.get("supports_reasoning") == Some(&Value::Bool(true));
-    fields.insert("hidden", json!(if reasons { "always" } else { "never" }));
+    let reasons = match entry.get("supports_reasoning") {
+        Some(Value::Bool(reasons)) => Some(*reasons),
+        _ if mode == "embedding" => Some(false),
+        _ => None,
+    };
+    fields.extend(hidden(reasons));
     let own = name
         .split_once('/')
         .filter(|(router, _)| theirs.starts_with(router));
     Ok((own.map_or(name, |(_, own)| own).to_owned(), fields))
 }
 
+/// By how much calls are dearer that are served faster, and those that are served in one region: the dearest of these.
+fn multipliers(entry: &Value) -> Result<BTreeMap<&'static str, u64>, String> {
+    let mut found = BTreeMap::new();
+    for (ours, theirs) in [
+        ("priority", "/provider_specific_entry/fast"),
+        ("regional", "/provider_specific_entry/us"),
+        ("regional", "/provider_specific_entry/eu"),
+        ("regional", "/regional_processing_uplift_multiplier_us"),
+        ("regional", "/regional_processing_uplift_multiplier_eu"),
+    ] {
+        let factor = price(entry.pointer(theirs), MULTIPLIER)?;
+        if let Some(factor) = factor.filter(|it| *it > 0) {
+            let dearest: &mut u64 = found.entry(ours).or_default();
+            *dearest = factor.max(*dearest);
+        }
+    }
+    Ok(found)
+}
+
+/// A price, so many times, in millionths, and rounded up.
+fn times(price: u64, uplift: u64) -> u64 {
+    let product = (u128::from(price) * u128::from(uplift)).div_ceil(u128::from(ONE));
+    u64::try_from(product).unwrap_or(u64::MAX)
+}
+
 /// Prices whose keys end in this.
-fn prices(entry: &Value, suffix: &str) -> Result<Fields, String> {
+fn prices(entry: &Value, suffix: &str, uplift: u64) -> Result<Fields, String> {
     let mut fields = BTreeMap::new();
     for (ours, theirs) in [
         ("input", "input_cost_per_token"),
@@ -144,7 +193,7 @@ fn prices(entry: &Value, suffix: &str) -> Result<Fields, String> {
         ("audio_output", "output_cost_per_audio_token"),
     ] {
         if let Some(price) = price(entry.get(format!("{theirs}{suffix}")), PLACES)? {
-            fields.insert(ours, decimal(price));
+            fields.insert(ours, decimal(times(price, uplift)));
         }
     }
     Ok(fields)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Fields, Made, decimal, factor_of, price};
+use super::{Fields, Made, decimal, factor_of, hidden, price};
 
 /// How it calls providers that have another name here. The rest is called the same.
 const PROVIDERS: [(&str, &str); 7] = [
@@ -75,8 +75,7 @@ fn model(entry: &Value) -> Result<Fields, String> {
             fields.insert(ours, json!(limit));
         }
     }
-    let reasons = entry.get("reasoning") == Some(&Value::Bool(true));
-    fields.insert("hidden", json!(if reasons { "always" } else { "never" }));
+    fields.extend(hidden(entry.get("reasoning").and_then(Value::as_bool)));
     Ok(fields)
 }
 
