@@ -383,6 +383,8 @@ impl<R: Recorder> Account<R> {
             it.finish_reason.is_some() && written.is_some_and(|it| it >= held.seen() / 2)
         };
         let whole = whole.filter(|it| ended && ends(it) || left && told(it));
+        // What is far less than what its model's own tokenizer has counted is not what was written, whenever it was told.
+        let whole = whole.filter(|it| it.usage.is_none_or(|it| held.may_be(&it)));
         let usage = answer.and_then(|it| it.usage.as_ref());
         let used = match (usage, whole) {
             (Some(usage), Some(_)) => Used::Reported(usage),

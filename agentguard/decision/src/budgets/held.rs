@@ -237,6 +237,14 @@ impl Held {
         self.seen.load(Ordering::Acquire)
     }
 
+    /// Whether its provider may have counted this: no less than half of what is sure, since the two may differ a little, and
+    /// what is billed may be less than what is shown. What lacks the number is not contradicted.
+    #[must_use]
+    pub fn may_be(&self, reported: &Usage) -> bool {
+        let surely = self.sure.load(Ordering::Acquire);
+        reported.output_tokens.is_none_or(|it| it >= surely / 2)
+    }
+
     /// It broke off: what is seen from now on its provider has written before it noticed.
     pub fn breaks(&self) {
         self.broke_at.get_or_init(|| self.seen());

@@ -520,7 +520,8 @@ pub(super) fn sum(one: Option<Usage>, other: Option<Usage>) -> Option<Usage> {
     })
 }
 
-/// A number of tokens; `null` and fractions are none.
+/// A number of tokens; `null` and fractions are none, and what is below 0. Where another one was told before, none is what
+/// counts: that was not the last word.
 pub(super) fn tokens(event: Event<'_>) -> Option<u64> {
     match event {
         Event::Number(number) => number.parse().ok(),

@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::NotUnderstood;
 use super::answer::{Answer, Documents, Reading, pend, tokens};
-use super::counts::Counts;
+use super::counts::{Counts, told};
 use super::tools::digest;
 use crate::json::{Event, Kind, Part, Path, Sink};
 
@@ -17,6 +17,8 @@ pub(super) struct Messages {
     beside: Counts,
     /// Whether it was served in one region alone.
     regional: bool,
+    /// Whether what is known of its output was told as it began, which is no more than a beginning.
+    begun: bool,
     reading: Reading<Field>,
     document: Document,
     fault: Option<NotUnderstood>,
@@ -83,6 +85,10 @@ enum Field {
 
 impl Messages {
     pub(super) fn finish(mut self) -> LlmAnswer {
+        // It has an end, which did not say how much it was.
+        if self.begun && self.answer.told.finish_reason.is_some() {
+            self.counts.output = told(None);
+        }
         let mut usage = self.counts.and(self.beside).usage();
         if let Some(usage) = &mut usage {
             usage.regional = self.regional;
@@ -168,12 +174,10 @@ impl Messages {
 
     fn number(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         use Part::{Item, Key};
-        let Some(number) = tokens(event) else {
-            return;
-        };
+        let number = tokens(event);
         let (counts, name) = match steps {
             [Key("index")] => {
-                self.document.index = Some(number);
+                self.document.index = number.or(self.document.index);
                 return;
             }
             [Key("usage"), Key("iterations"), Item(_), Key(name)]
@@ -195,7 +199,7 @@ impl Messages {
                 Key("output_tokens_details"),
                 Key("thinking_tokens"),
             ] => {
-                self.counts.reasoning = Some(number);
+                self.counts.reasoning = told(number);
                 return;
             }
             // Of a count, which has nothing else.
@@ -206,12 +210,19 @@ impl Messages {
         };
         let place = match name {
             "input_tokens" => &mut counts.input,
-            "output_tokens" => &mut counts.output,
+            "output_tokens" => {
+                match steps {
+                    [Key("message"), Key("usage"), _] => self.begun = true,
+                    [Key("usage"), _] => self.begun = false,
+                    _ => {}
+                }
+                &mut counts.output
+            }
             "cache_read_input_tokens" => &mut counts.cache_read,
             "cache_creation_input_tokens" => &mut counts.cache_write,
             _ => return,
         };
-        *place = Some(number);
+        *place = told(number);
     }
 
     /// A block of a message that is whole.

@@ -236,11 +236,11 @@ impl Chat {
 
     fn number(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         use Part::{Item, Key};
-        let Some(number) = tokens(event) else {
-            return;
-        };
+        let number = tokens(event);
         match steps {
-            [Key("choices"), Item(_), Key("index")] => self.choice.index = Some(number),
+            [Key("choices"), Item(_), Key("index")] => {
+                self.choice.index = number.or(self.choice.index);
+            }
             [
                 Key("choices"),
                 Item(_),
@@ -250,7 +250,7 @@ impl Chat {
                 Key("index"),
             ] => {
                 if let Some(tool) = self.choice.tools.last_mut() {
-                    tool.index = Some(number);
+                    tool.index = number.or(tool.index);
                 }
             }
             // Groq tells them there in streams.
@@ -275,7 +275,7 @@ impl Chat {
                     }
                     _ => return,
                 };
-                *place = Some(number);
+                *place = number;
             }
             _ => {}
         }

@@ -165,9 +165,7 @@ impl Cohere {
         use Part::Key;
         // It has no number that is none but by its point.
         let number = number.strip_suffix(".0").unwrap_or(number);
-        let Ok(number) = number.parse::<u64>() else {
-            return;
-        };
+        let number = number.parse::<u64>().ok();
         let place = match in_counts(steps) {
             Some([Key(which @ ("tokens" | "billed_units")), Key(name)]) => {
                 let [input, output] = match *which {
@@ -186,11 +184,12 @@ impl Cohere {
                 [Key("index")] | [Key("tool_call_delta"), Key("index")]
             ) =>
             {
-                &mut self.document.index
+                self.document.index = number.or(self.document.index);
+                return;
             }
             _ => return,
         };
-        *place = Some(number);
+        *place = number;
     }
 
     fn call_ends(&mut self, slot: Slot) {

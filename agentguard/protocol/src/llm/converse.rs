@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::NotUnderstood;
 use super::answer::{Answer, Documents, Reading, pend, tokens};
-use super::counts::Counts;
+use super::counts::{Counts, told};
 use super::tools::digest;
 use crate::json::{Event, Kind, Part, Path, Sink};
 
@@ -122,12 +122,13 @@ impl Converse {
 
     fn number(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         use Part::Key;
-        let Some(number) = tokens(event) else {
-            return;
-        };
+        let number = tokens(event);
         let counts = &mut self.counts;
         let place = match steps {
-            [Key("contentBlockIndex")] => &mut self.document.index,
+            [Key("contentBlockIndex")] => {
+                self.document.index = number.or(self.document.index);
+                return;
+            }
             // Of a count, which has nothing else.
             [Key("inputTokens")] | [Key("usage"), Key("inputTokens")] => &mut counts.input,
             [Key("usage"), Key("outputTokens")] => &mut counts.output,
@@ -135,7 +136,7 @@ impl Converse {
             [Key("usage"), Key("cacheWriteInputTokens")] => &mut counts.cache_write,
             _ => return,
         };
-        *place = Some(number);
+        *place = told(number);
     }
 
     /// A tool call of a message that is whole.

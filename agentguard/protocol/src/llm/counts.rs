@@ -3,6 +3,20 @@
 use agentguard_model::Usage;
 use http::HeaderMap;
 
+/// In the place of a number that is none: it is no less with others together, so that nothing of which it is a part is
+/// known.
+const NO_COUNT: u64 = u64::MAX;
+
+/// A number that was told, which may be none.
+pub(super) fn told(number: Option<u64>) -> Option<u64> {
+    number.or(Some(NO_COUNT))
+}
+
+/// What is known of one that may have been told.
+pub(super) fn known(number: Option<u64>) -> Option<u64> {
+    number.filter(|it| *it != NO_COUNT)
+}
+
 /// Tokens as Anthropic and Bedrock count them: what was cached is no input. The last number of each that was told
 /// counts, since those of a stream's end stand for all of it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,7 +34,7 @@ impl Counts {
     pub(super) fn of_fields(fields: &HeaderMap) -> Self {
         let count = |name: &str| {
             let count = fields.get(format!("x-amzn-bedrock-{name}-token-count"));
-            count?.to_str().ok()?.parse().ok()
+            count.and_then(|it| told(it.to_str().ok()?.parse().ok()))
         };
         Self {
             input: count("input"),
@@ -63,11 +77,11 @@ impl Counts {
         input.or(output)?;
         let cached = [cache_read, cache_write].into_iter().flatten();
         Some(Usage {
-            input_tokens: input.map(|input| cached.fold(input, u64::saturating_add)),
-            output_tokens: output,
-            cache_read_tokens: cache_read,
-            cache_write_tokens: cache_write,
-            reasoning_tokens: reasoning,
+            input_tokens: known(input.map(|input| cached.fold(input, u64::saturating_add))),
+            output_tokens: known(output),
+            cache_read_tokens: known(cache_read),
+            cache_write_tokens: known(cache_write),
+            reasoning_tokens: known(reasoning),
             ..Usage::default()
         })
     }

@@ -4,6 +4,7 @@ use agentguard_model::{AskedTool, LlmAnswer};
 use sha2::{Digest as _, Sha256};
 
 use super::answer::{Answer, Documents, Reading, tokens};
+use super::counts::{known, told};
 use super::tools::digest;
 use super::{MAX_TOOL_CALLS, NotUnderstood};
 use crate::json::{Event, Kind, Part, Path, Sink};
@@ -100,18 +101,19 @@ impl Gemini {
             (None, None) => None,
             (one, other) => Some(one.unwrap_or(0).saturating_add(other.unwrap_or(0))),
         };
-        let input = sum(prompt, tool_use);
-        // Of the numbers of a total that which is not input was written, whatever it is called.
-        let output = match (total, input) {
-            (Some(total), Some(input)) => Some(total.saturating_sub(input)),
+        let input = known(sum(prompt, tool_use));
+        // Of the numbers of a total that which is not input was written, whatever it is called. A total that is less than
+        // its input is none.
+        let output = match (known(total), input) {
+            (Some(total), Some(input)) if total >= input => Some(total - input),
             _ => sum(candidates, thoughts),
         };
         if input.or(output).or(cached).is_some() {
             let usage = self.answer.usage();
             usage.input_tokens = input;
-            usage.cache_read_tokens = cached;
-            usage.output_tokens = output;
-            usage.reasoning_tokens = thoughts;
+            usage.cache_read_tokens = known(cached);
+            usage.output_tokens = known(output);
+            usage.reasoning_tokens = known(thoughts);
         }
         self.answer.finish()
     }
@@ -160,12 +162,13 @@ impl Gemini {
 
     fn number(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         use Part::{Item, Key};
-        let Some(number) = tokens(event) else {
-            return;
-        };
+        let number = tokens(event);
         let counts = &mut self.counts;
         let place = match steps {
-            [Key("candidates"), Item(_), Key("index")] => &mut self.candidate.index,
+            [Key("candidates"), Item(_), Key("index")] => {
+                self.candidate.index = number.or(self.candidate.index);
+                return;
+            }
             // Of a count, which has nothing else.
             [Key("totalTokens")] => &mut counts.prompt,
             [Key("cachedContentTokenCount")] => &mut counts.cached,
@@ -180,7 +183,7 @@ impl Gemini {
             },
             _ => return,
         };
-        *place = Some(number);
+        *place = told(number);
     }
 
     /// A part asks for a tool call. `own`: of a tool that the provider has itself.

@@ -1,11 +1,11 @@
 //! Streams of Bedrock's Invoke: each event has a document of the model's own form, in base64.
 
-use agentguard_model::LlmAnswer;
+use agentguard_model::{LlmAnswer, Usage};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::answer::{AnswerReader, Documents, Form, Reading, tokens};
-use super::counts::Counts;
+use super::counts::{Counts, told};
 use super::{NotUnderstood, Word};
 use crate::json::{Event, Kind, Part, Path, Sink};
 
@@ -157,7 +157,9 @@ impl Metered {
     pub(super) fn finish(self) -> LlmAnswer {
         let read = self.form.is_some();
         let mut answer = self.form.map(Form::finish).unwrap_or_default();
-        answer.usage = answer.usage.or(self.counts.usage());
+        let is_whole = |it: &Usage| it.input_tokens.is_some() && it.output_tokens.is_some();
+        let own = answer.usage;
+        answer.usage = own.filter(is_whole).or(self.counts.usage()).or(own);
         if !read {
             answer.not_understood = Some(NotUnderstood::Form.to_string());
         }
@@ -179,7 +181,7 @@ impl Sink for Metered {
                 "cacheWriteInputTokenCount" => &mut counts.cache_write,
                 _ => return,
             };
-            *place = tokens(event);
+            *place = told(tokens(event));
         }
         if let Some(form) = &mut self.form {
             form.documents().take(path, event);

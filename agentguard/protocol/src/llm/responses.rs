@@ -252,13 +252,11 @@ impl DocumentSink {
 
     fn number(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         use Part::Key;
-        let Some(number) = tokens(event) else {
-            return;
-        };
+        let number = tokens(event);
         let usage = &mut self.document.usage;
         let place = match in_response(steps) {
             [Key("output_index")] => {
-                self.document.output_index = Some(number);
+                self.document.output_index = number.or(self.document.output_index);
                 return;
             }
             // Of a count, which has nothing else.
@@ -285,7 +283,7 @@ impl DocumentSink {
             ] => &mut usage.get_or_insert_default().reasoning_tokens,
             _ => return,
         };
-        *place = Some(number);
+        *place = number;
     }
 }
 

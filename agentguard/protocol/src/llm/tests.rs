@@ -10,6 +10,7 @@ use crate::sse::{Piece, Pieces};
 
 mod bedrock;
 mod cohere;
+mod counts;
 mod gemini;
 mod ollama;
 

@@ -170,6 +170,37 @@ async fn what_was_told_of_usage_long_before_the_end_is_not_all() {
     world.end().await;
 }
 
+/// A provider whose last word is less than what it has written is not believed, though its answer has come to its end.
+#[tokio::test]
+async fn what_is_told_of_usage_is_not_believed_where_much_more_was_seen() {
+    let usage = |tokens: i64| {
+        let usage = json!({ "prompt_tokens": 9, "completion_tokens": tokens });
+        let event = json!({ "choices": [], "usage": usage });
+        chunk(&format!("data: {event}\n\n"))
+    };
+    let stop = json!({ "choices": [{ "index": 0, "delta": {}, "finish_reason": "stop" }] });
+    let stop = chunk(&format!("data: {stop}\n\n"));
+    let none = String::new();
+    for (what, before, behind, is) in [
+        ("negative", usage(1), usage(-200), 200..=1280),
+        ("shrinking", usage(200), usage(3), 200..=1280),
+        ("absent", usage(1), none.clone(), 200..=1280),
+        ("true", usage(1), usage(200), 200..=200),
+        // The two counts may differ a little.
+        ("near", none, usage(120), 120..=120),
+    ] {
+        let world = by_name(Rules::CallsKnown).build().await;
+        let (mut client, mut upstream) = called(&world, 64_000).await;
+        let end = chunk("data: [DONE]\n\n") + "0\r\n\r\n";
+        let all = format!("{STREAM}{before}{}{stop}{behind}{end}", words(200));
+        write(&mut upstream, all).await;
+        read_until(&mut client, "0\r\n\r\n").await;
+        let settled = charged(&world).await.settled.unwrap();
+        assert!(is.contains(&settled), "{what}: {settled}");
+        world.end().await;
+    }
+}
+
 /// What was written behind the limit is not delivered, and charged.
 #[tokio::test]
 async fn what_a_provider_writes_behind_a_cut_is_charged() {

@@ -149,12 +149,10 @@ impl EventSink {
 
     fn number(&mut self, steps: &[Part<'_>], event: Event<'_>) {
         use Part::Key;
-        let Some(number) = tokens(event) else {
-            return;
-        };
+        let number = tokens(event);
         let counts = match steps {
             [Key("output_index")] => {
-                self.output_index = Some(number);
+                self.output_index = number.or(self.output_index);
                 return;
             }
             // That of what was written down stands at the top.
@@ -179,7 +177,7 @@ impl EventSink {
             }
             _ => return,
         };
-        *place = Some(number);
+        *place = number;
     }
 
     fn finish(self) -> Result<Heard, NotUnderstood> {

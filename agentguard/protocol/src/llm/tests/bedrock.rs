@@ -413,6 +413,10 @@ fn invoke_of_anthropic_s_models() {
         ..LlmAnswer::default()
     };
     assert_eq!(events(anthropic, &stream), told);
+    // What the model told as it began is not all, where Bedrock has counted the whole.
+    let mut unsaid = stream.clone();
+    unsaid[7] = chunk(&json!({ "type": "message_delta", "delta": { "stop_reason": "tool_use" } }));
+    assert_eq!(events(anthropic, &unsaid), told);
     let failed = [chunk(&start), exception("modelStreamErrorException")];
     let failed = events(anthropic, &failed);
     assert_eq!(failed.error.unwrap(), "modelStreamErrorException");
