@@ -4,7 +4,7 @@ use agentguard_model::budget::Unit;
 use agentguard_model::{Demand, Llm, LlmOperation, Usage};
 
 use crate::charge::Terms;
-use crate::prices::{Hidden, Rate, Served};
+use crate::prices::{Caches, Hidden, Rate, Served};
 use crate::tokens::{Content, Pictures};
 
 /// The most that is taken for true of what a provider reports: more is no number of tokens. It is charged with what was
@@ -23,24 +23,39 @@ pub struct ModelFacts {
     pub output: u64,
     /// Whether it may write what is not shown where the call does not say.
     pub reasons: bool,
-    /// What a million tokens of input cost at most, in millionths of a dollar.
-    pub input_price: u64,
-    /// And of output.
-    pub output_price: u64,
 }
 
 impl ModelFacts {
-    /// Of a model at this rate, for a call that is served so. What is not known of it is the most that there is.
+    /// Of a model at this rate. What is not known of it is the most that there is.
     #[must_use]
-    pub fn of(rate: &Rate, served: impl Into<Served>) -> Self {
-        let served = served.into();
+    pub fn of(rate: &Rate) -> Self {
         let context = rate.context.unwrap_or(LONGEST);
         Self {
             context,
             output: rate.max_output.unwrap_or(context).min(context),
             reasons: rate.hidden == Hidden::Always,
-            input_price: rate.dearest_input_per_million(served, context).0,
-            output_price: rate.dearest_output_per_million(served, context).0,
+        }
+    }
+}
+
+/// What the tokens of a call cost at most.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Dearest {
+    /// A million of those that it reads, in millionths of a dollar.
+    pub input: u64,
+    /// And of those that it writes.
+    pub output: u64,
+}
+
+impl Dearest {
+    /// At this rate, of a call that is served so and puts into caches what it says, and reads no more tokens than these: what
+    /// is long input for its model is dearer.
+    #[must_use]
+    pub fn of(rate: &Rate, served: impl Into<Served>, caches: Caches, input: u64) -> Self {
+        let served = served.into();
+        Self {
+            input: rate.dearest_input_per_million(served, caches, input).0,
+            output: rate.dearest_output_per_million(served, input).0,
         }
     }
 }
@@ -101,7 +116,7 @@ impl Estimate {
 
     /// What an account of this unit is charged with for it, for each call.
     #[must_use]
-    pub fn terms(&self, unit: Unit, model: &ModelFacts) -> Terms {
+    pub fn terms(&self, unit: Unit, price: Dearest) -> Terms {
         let of_output = |fixed| Terms {
             fixed,
             per_million: 1_000_000,
@@ -121,10 +136,10 @@ impl Estimate {
             Unit::MicroUsd => Terms {
                 fixed: Terms {
                     fixed: 0,
-                    per_million: model.input_price,
+                    per_million: price.input,
                 }
                 .amount(self.input),
-                per_million: model.output_price,
+                per_million: price.output,
             },
             Unit::Calls | Unit::ConcurrentCalls => only(1),
             Unit::ToolCalls | Unit::Destinations | Unit::WallTime => only(0),
@@ -183,14 +198,17 @@ mod tests {
     use agentguard_model::budget::Unit;
     use agentguard_model::{Demand, Llm, LlmOperation, Usage};
 
-    use super::{ABSURD, Estimate, ModelFacts, used};
+    use super::{ABSURD, Dearest, Estimate, ModelFacts, used};
 
     const MODEL: ModelFacts = ModelFacts {
         context: 200_000,
         output: 64_000,
         reasons: false,
-        input_price: 3_000_000,
-        output_price: 15_000_000,
+    };
+
+    const PRICE: Dearest = Dearest {
+        input: 3_000_000,
+        output: 15_000_000,
     };
 
     fn llm(limit: Option<u64>, stream: bool) -> Llm {
@@ -216,9 +234,9 @@ mod tests {
         let estimate = Estimate::of(&llm(Some(100), true), &demand, 1000, &MODEL);
         assert_eq!(estimate.input, 1000 + 3 * 64 + 2048);
         assert_eq!((estimate.output, estimate.visible), (100, true));
-        let tokens = estimate.terms(Unit::Tokens, &MODEL);
+        let tokens = estimate.terms(Unit::Tokens, PRICE);
         assert_eq!(tokens.amount(100), estimate.input + 100);
-        let money = estimate.terms(Unit::MicroUsd, &MODEL);
+        let money = estimate.terms(Unit::MicroUsd, PRICE);
         assert_eq!(money.amount(100), estimate.input * 3 + 100 * 15);
         // No more than the model reads, and all of that where something is not seen.
         let of = |demand: Demand, bytes| Estimate::of(&llm(None, false), &demand, bytes, &MODEL);

@@ -23,7 +23,7 @@ pub mod tokens;
 pub use any::AnyLedger;
 pub use charge::{Balance, Charge, Granted, HoldId, More, Short, Terms, Want};
 pub use embedded::{Damage, Embedded, MAX_PLACES, OpenError, SYNC, State, Troubles};
-pub use estimate::{Estimate, ModelFacts, used};
+pub use estimate::{Dearest, Estimate, ModelFacts, used};
 pub use forecast::Forecast;
 pub use ledger::{Asked, Ledger, Refused};
 pub use period::ends;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Caches, Priced, Prices, Served};
 use agentguard_budget::{
-    Charge, Estimate, Granted, Ledger, ModelFacts, Refused, Short, Terms, Want,
+    Charge, Dearest, Estimate, Granted, Ledger, ModelFacts, Refused, Short, Terms, Want,
 };
 use agentguard_model::budget::{Budget, Reached, Spent, Unit};
 use agentguard_model::{
@@ -198,7 +198,7 @@ impl Accounting {
 /// What is known of a call of a language model before it leaves.
 struct Asks {
     estimate: Estimate,
-    model: ModelFacts,
+    price: Dearest,
     pricing: Pricing,
     /// The model that its name is one of many names for, where that is known.
     named: Option<String>,
@@ -211,13 +211,14 @@ impl Asks {
         let priced = prices.of(&llm.provider, llm.model.as_deref().unwrap_or_default());
         let mut served = Served::of(demand);
         served.regional |= is_regional(target);
-        let model = ModelFacts::of(priced.rate, served);
+        let caches = Caches::of(demand);
+        let estimate = Estimate::of(llm, demand, bytes, &ModelFacts::of(priced.rate));
         Self {
-            estimate: Estimate::of(llm, demand, bytes, &model),
-            model,
+            price: Dearest::of(priced.rate, served, caches, estimate.input),
+            estimate,
             named: named(&priced),
             bills_filtered: llm.provider == "azure_openai",
-            pricing: Pricing::of(&priced, served, Caches::of(demand)),
+            pricing: Pricing::of(&priced, served, caches),
         }
     }
 }
@@ -256,9 +257,6 @@ const ANY: &str = "*";
 
 /// In the place of the model's name whose price is charged, where nobody knows it.
 const UNKNOWN: &str = "unknown model, at the dearest price of each kind of token";
-
-#[cfg(test)]
-mod tests;
 
 impl<R: Recorder> Decider<R> {
     /// Charges what the policy allows. `demand` is that of a call of a language model.
@@ -349,7 +347,7 @@ fn in_force(rule: &BudgetRule, agent: &AgentPolicy) -> Arc<Budget> {
 
 fn terms(unit: Unit, asks: Option<&Asks>) -> Terms {
     match (unit, asks) {
-        (_, Some(asks)) => asks.estimate.terms(unit, &asks.model),
+        (_, Some(asks)) => asks.estimate.terms(unit, asks.price),
         (Unit::ToolCalls, None) => Terms {
             fixed: 1,
             per_million: 0,
@@ -476,3 +474,6 @@ pub(crate) fn line(charge: &Charge, reserved: u64) -> BudgetLine {
         hidden: false,
     }
 }
+
+#[cfg(test)]
+mod tests;

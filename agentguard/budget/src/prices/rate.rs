@@ -181,12 +181,17 @@ pub struct Parts {
 
 impl Parts {
     /// What a token that is read costs at most.
-    fn dearest_input(&self) -> PerMillion {
-        let caches = self
-            .cache_read
-            .max(self.cache_write)
-            .max(self.cache_write_long);
-        self.input.max(caches).max(self.audio_input)
+    fn dearest_input(&self, caches: Caches) -> PerMillion {
+        let cached = self.cache_read.max(self.cache_write(caches));
+        self.input.max(cached).max(self.audio_input)
+    }
+
+    /// What a token costs at most that is put into a cache.
+    fn cache_write(&self, caches: Caches) -> PerMillion {
+        match caches {
+            Caches::Minutes => self.cache_write,
+            Caches::Unknown => self.cache_write.max(self.cache_write_long),
+        }
     }
 
     /// What a token that is written costs at most.
@@ -292,14 +297,10 @@ impl Rate {
             .max(of(usage.reasoning_tokens))
             .max(said);
         let parts = self.parts(input);
-        let cache_write = match caches {
-            Caches::Minutes => parts.cache_write,
-            Caches::Unknown => parts.cache_write.max(parts.cache_write_long),
-        };
         let sum = [
             (input.saturating_sub(apart), parts.input),
             (read, parts.cache_read),
-            (written, cache_write),
+            (written, parts.cache_write(caches)),
             (heard, parts.audio_input),
             (output.saturating_sub(said), parts.output),
             (said, parts.audio_output),
@@ -313,8 +314,13 @@ impl Rate {
 
     /// What a token costs at most that a call reads which reads no more than this many: of whichever kind it is.
     #[must_use]
-    pub fn dearest_input_per_million(&self, served: impl Into<Served>, input: u64) -> PerMillion {
-        let dearest = self.possible(input).map(|parts| parts.dearest_input());
+    pub fn dearest_input_per_million(
+        &self,
+        served: impl Into<Served>,
+        caches: Caches,
+        input: u64,
+    ) -> PerMillion {
+        let dearest = self.possible(input).map(|it| it.dearest_input(caches));
         self.factor(served.into())
             .of(dearest.max().unwrap_or_default())
     }

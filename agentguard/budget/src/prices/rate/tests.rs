@@ -153,7 +153,10 @@ fn usage_that_contradicts_itself_costs_no_less_than_its_parts() {
 #[test]
 fn the_dearest_token_depends_on_what_may_be_read() {
     let rate = rate();
-    let input = |tier, tokens| rate.dearest_input_per_million(tier, tokens).0;
+    let input = |tier, tokens| {
+        rate.dearest_input_per_million(tier, Caches::Unknown, tokens)
+            .0
+    };
     assert_eq!(input(Tier::Standard, 200_000), 8_000_000);
     assert_eq!(input(Tier::Standard, 200_001), 16_000_000);
     assert_eq!(input(Tier::Batch, 1), 4_000_000);
@@ -196,7 +199,9 @@ proptest! {
         (output, said) in (0_u64..400_000, 0_u64..400_000),
         more in 0_u64..400_000,
         tier in any_tier(),
+        short: bool,
     ) {
+        let caches = if short { Caches::Minutes } else { Caches::Unknown };
         let usage = Usage {
             cache_read_tokens: Some(read),
             cache_write_tokens: Some(written),
@@ -209,9 +214,9 @@ proptest! {
         let input = input.max(read + written + heard);
         let bound = input + more;
         let of = |tokens: u64, price: PerMillion| (u128::from(tokens) * u128::from(price.0)).div_ceil(1_000_000);
-        let reserved = of(input, rate.dearest_input_per_million(tier, bound))
+        let reserved = of(input, rate.dearest_input_per_million(tier, caches, bound))
             + of(output.max(said), rate.dearest_output_per_million(tier, bound));
-        prop_assert!(u128::from(rate.cost(&usage, tier, Caches::Unknown).0) <= reserved);
+        prop_assert!(u128::from(rate.cost(&usage, tier, caches).0) <= reserved);
     }
 
     #[test]
@@ -222,7 +227,7 @@ proptest! {
         let all = Usage { cache_read_tokens: read, audio_input_tokens: heard, audio_output_tokens: said, ..usage(input, output) };
         let half = Usage { input_tokens: Some(input / 2), output_tokens: Some(output / 2), ..Usage::default() };
         prop_assert!(rate.cost(&all, tier, Caches::Unknown) >= rate.cost(&half, tier, Caches::Unknown));
-        let _ = rate.dearest_input_per_million(tier, input);
+        let _ = rate.dearest_input_per_million(tier, Caches::Unknown, input);
     }
 
     #[test]

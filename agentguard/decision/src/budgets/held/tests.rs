@@ -1,7 +1,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use agentguard_budget::prices::{Caches, Prices, Tier};
+use agentguard_budget::prices::{Caches, Prices, Served};
 use agentguard_budget::{
     Asked, Charge, Estimate, Granted, HoldId, Ledger, More, Refused, Scope, Terms, Want,
 };
@@ -198,7 +198,7 @@ fn what_another_call_costs_is_no_report_of_too_much() {
     let prices = Prices::built_in();
     let pricing = |model: &str| {
         let priced = prices.of("openai", model);
-        Pricing::of(&priced, Tier::default(), Caches::default())
+        Pricing::of(&priced, Served::default(), Caches::default())
     };
     let usage = Usage {
         input_tokens: Some(1000),
