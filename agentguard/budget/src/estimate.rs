@@ -84,7 +84,7 @@ impl Estimate {
         let unread = llm.not_understood.is_some();
         let model_name = llm.model.as_deref().unwrap_or_default();
         let pictures = Pictures::of(&llm.provider, model_name);
-        let content = Content::of(bytes, demand, pictures);
+        let content = Content::of(bytes, demand, pictures).of_call(llm, demand);
         let input = match llm.operation {
             // Each of many texts may fill the window by itself.
             LlmOperation::Embeddings => content.input_bound(None).min(ABSURD),
@@ -232,7 +232,7 @@ mod tests {
             ..Demand::default()
         };
         let estimate = Estimate::of(&llm(Some(100), true), &demand, 1000, &MODEL);
-        assert_eq!(estimate.input, 1000 + 3 * 64 + 2048);
+        assert_eq!(estimate.input, 1000 + 3 * 64 + 2048, "what is not known");
         assert_eq!((estimate.output, estimate.visible), (100, true));
         let tokens = estimate.terms(Unit::Tokens, PRICE);
         assert_eq!(tokens.amount(100), estimate.input + 100);
@@ -270,7 +270,7 @@ mod tests {
             Estimate::of(&llm, demand, 1_001_000, &MODEL).input
         };
         let known = of("claude-sonnet-4-5", &picture);
-        assert_eq!(known, 1000 + 2 * 64 + 2048 + 1681);
+        assert_eq!(known, 1000 + 2 * 64 + 128 + 1681);
         assert_eq!(of("m", &picture), MODEL.context);
         let document = Demand {
             media: 2,

@@ -3,7 +3,7 @@
 mod counter;
 mod pictures;
 
-use agentguard_model::Demand;
+use agentguard_model::{Demand, Llm, LlmOperation};
 use serde::Serialize;
 
 pub use counter::Counter;
@@ -28,8 +28,13 @@ impl Tokenizer {
     }
 }
 
-/// Tokens that a provider writes around a call for itself, at most: where tools are offered, how they are used.
+/// Tokens that a provider writes around a call for itself, at most: where tools are offered, how they are used; and with some
+/// models, as Cohere's and xAI's, who they are and how they are to answer, whatever the call says of that.
 const AROUND_A_CALL: u64 = 2_048;
+
+/// The same of a call without tools, of a model around whose calls no more than a few tokens are known to be written: where
+/// a turn begins and ends, and what day it is.
+const AROUND_A_BARE_CALL: u64 = 128;
 
 /// Tokens around each message and each tool, at most.
 const AROUND_A_PART: u64 = 64;
@@ -50,6 +55,37 @@ pub struct Content {
     /// pictures of which nobody says how much they are, an earlier answer, a file, a stored prompt, what tools of the
     /// provider's find.
     pub more: bool,
+    /// Whether no more than a few tokens are written around it: see [`is_bare`].
+    pub bare: bool,
+}
+
+/// Whether little is written around a call: it offers no tools, and is one of text to a model of OpenAI's, Anthropic's or
+/// Google's where these are served. Others have instructions of their own that are billed, or may have.
+fn is_bare(llm: &Llm, demand: &Demand) -> bool {
+    let writes = matches!(
+        llm.operation,
+        LlmOperation::Chat | LlmOperation::TextCompletion
+    );
+    if !writes || !llm.tools.is_empty() || demand.serves_tools {
+        return false;
+    }
+    let families: &[&str] = match llm.provider.as_str() {
+        "openai" => &["gpt-", "o1", "o3", "o4-"],
+        "azure_openai" => &["gpt-"],
+        "anthropic" | "bedrock" => &["claude-"],
+        "vertex" => &["claude-", "gemini-"],
+        "gemini" => &["gemini-"],
+        _ => return false,
+    };
+    let model = llm.model.as_deref().unwrap_or_default();
+    let model = model.to_ascii_lowercase();
+    // Before it there may be where it is served (`us.anthropic.claude-…`, `publishers/google/models/gemini-…`).
+    let name = model.rsplit(['/', '.', ':']);
+    let known = name
+        .chain([model.as_str()])
+        .any(|name| families.iter().any(|family| name.starts_with(family)));
+    // They look things up before they answer.
+    known && !model.contains("search")
 }
 
 impl Content {
@@ -68,6 +104,16 @@ impl Content {
             pictures: known.map_or(0, |it| it.bound(demand)),
             beyond: known.map_or(0, |it| it.beyond(demand)),
             more: demand.refers || demand.serves_tools || !all_known,
+            bare: false,
+        }
+    }
+
+    /// The same, of this call.
+    #[must_use]
+    pub fn of_call(self, llm: &Llm, demand: &Demand) -> Self {
+        Self {
+            bare: is_bare(llm, demand),
+            ..self
         }
     }
 
@@ -84,8 +130,12 @@ impl Content {
             return most;
         }
         let around = self.parts.saturating_mul(AROUND_A_PART);
+        let call = match self.bare {
+            true => AROUND_A_BARE_CALL,
+            false => AROUND_A_CALL,
+        };
         let all = upper(self.text_bytes)
-            .saturating_add(AROUND_A_CALL)
+            .saturating_add(call)
             .saturating_add(around)
             .saturating_add(self.pictures);
         all.min(most)
@@ -100,7 +150,7 @@ pub const fn upper(bytes: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use agentguard_model::Demand;
+    use agentguard_model::{Demand, Llm, LlmOperation};
     use proptest::prelude::*;
 
     use super::{Content, Pictures, upper};
@@ -132,6 +182,50 @@ mod tests {
         };
         assert_eq!(more.input_bound(Some(128_000)), 128_000);
         assert_eq!(more.input_bound(None), u64::MAX);
+    }
+
+    #[test]
+    fn little_is_written_around_a_call_without_tools_of_a_model_of_which_that_is_known() {
+        let around = |provider: &str, model: &str, change: fn(&mut Llm, &mut Demand)| {
+            let mut llm = Llm {
+                provider: provider.to_owned(),
+                operation: LlmOperation::Chat,
+                model: Some(model.to_owned()),
+                stream: true,
+                max_output_tokens: None,
+                tools: Vec::new(),
+                asks: Vec::new(),
+                asks_unread: false,
+                not_understood: None,
+            };
+            let mut demand = Demand::default();
+            change(&mut llm, &mut demand);
+            let content = Content::of(0, &demand, None).of_call(&llm, &demand);
+            content.input_bound(Some(100_000))
+        };
+        for (provider, model, expected) in [
+            ("openai", "gpt-4o", 128),
+            ("openai", "o3-mini", 128),
+            ("openai", "gpt-4o-search-preview", 2_048),
+            ("openai", "o3-deep-research", 2_048),
+            ("azure_openai", "gpt-4.1", 128),
+            ("azure_openai", "prod-chat", 2_048),
+            ("anthropic", "claude-haiku-4-5", 128),
+            ("bedrock", "us.anthropic.claude-sonnet-4-5-v1:0", 128),
+            ("bedrock", "cohere.command-r-v1:0", 2_048),
+            ("vertex", "publishers/google/models/gemini-2.5-pro", 128),
+            ("gemini", "models/gemini-2.5-pro", 128),
+            ("xai", "grok-4", 2_048),
+            ("cohere", "command-a-03-2025", 2_048),
+            ("ours", "gpt-4o", 2_048),
+            ("openai", "", 2_048),
+        ] {
+            assert_eq!(around(provider, model, |_, _| {}), expected, "{model}");
+        }
+        let of = |change| around("openai", "gpt-4o", change);
+        assert_eq!(of(|llm, _| llm.tools.push("look".to_owned())), 2_048);
+        assert_eq!(of(|_, demand| demand.serves_tools = true), 100_000);
+        assert_eq!(of(|llm, _| llm.operation = LlmOperation::Realtime), 2_048);
     }
 
     #[test]
@@ -176,8 +270,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bounds_never_wrap(text_bytes: u64, parts: u64, pictures: u64, beyond: u64, more: bool, context: Option<u64>) {
-            let content = Content { text_bytes, parts, pictures, beyond, more };
+        fn bounds_never_wrap(text_bytes: u64, parts: u64, pictures: u64, beyond: u64, more: bool, bare: bool, context: Option<u64>) {
+            let content = Content { text_bytes, parts, pictures, beyond, more, bare };
             let bound = content.input_bound(context);
             prop_assert!(bound <= context.unwrap_or(u64::MAX).saturating_add(beyond));
             prop_assert!(bound >= upper(text_bytes).min(context.unwrap_or(u64::MAX)));
