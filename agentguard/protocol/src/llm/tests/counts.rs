@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// An event that tells of so many tokens of output.
+type Event<'a> = &'a dyn Fn(Value) -> Value;
+
 /// What is told of input and output.
 fn told(answer: &LlmAnswer) -> (Option<u64>, Option<u64>) {
     let usage = answer.usage.unwrap_or_default();
@@ -21,7 +24,7 @@ fn what_is_no_number_of_tokens_leaves_none_that_was_told_before() {
         json!({ "candidates": [], "usageMetadata": { "promptTokenCount": 9, "thoughtsTokenCount": 4,
             "candidatesTokenCount": tokens } })
     };
-    let forms: [(Endpoint, &dyn Fn(Value) -> Value, u64); 5] = [
+    let forms: [(Endpoint, Event<'_>, u64); 5] = [
         (Endpoint::ChatCompletions, &chat, 7),
         (Endpoint::Responses, &responses, 7),
         (Endpoint::Messages, &messages, 7),
