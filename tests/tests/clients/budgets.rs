@@ -315,23 +315,58 @@ fn what_is_held_is_told_where_nobody_tries_again() {
     }
 }
 
+/// Each call may write 64,000 tokens and writes 200. Of what counts its input, too, a budget is small that has no more than
+/// twenty times what is reserved for that.
 #[test]
 fn a_careful_agent_spends_all_of_a_small_budget() {
     let Some(python) = client::python().unwrap() else {
         return;
     };
-    let world = world("budget-careful").unwrap();
-    let budgets = "
-  - { id: small, unit: output_tokens, limit: 5000, window: day }
-";
-    let room = open(&world, budgets).unwrap();
-    // Each may write 64,000 and writes 200.
-    let told = lines(&room, &python, "openai gpt-4o 200 64000 stream 28 4").unwrap();
-    let words: u64 = told
-        .iter()
-        .filter_map(|it| it.split(' ').next()?.parse::<u64>().ok())
-        .sum();
-    assert!((4_750..=5_000).contains(&words), "{words} {told:#?}");
+    for (unit, limit, call) in [
+        (
+            Unit::OutputTokens,
+            5_000,
+            "openai gpt-4o 200 64000 stream 28 4",
+        ),
+        (Unit::Tokens, 30_000, "openai gpt-4o 200 64000 stream 90 4"),
+        (
+            Unit::MicroUsd,
+            70_000,
+            "openai gpt-4o 200 64000 stream 40 4",
+        ),
+        (
+            Unit::Tokens,
+            30_000,
+            "anthropic claude-haiku-4-5 200 64000 stream 90 4",
+        ),
+    ] {
+        let world = world("budget-careful").unwrap();
+        let limited = match unit {
+            Unit::MicroUsd => format!("'$0.{:02}'", limit / 10_000),
+            _ => limit.to_string(),
+        };
+        let budgets = format!(
+            "
+  - {{ id: small, unit: {unit}, limit: {limited}, window: day }}
+"
+        );
+        let room = open(&world, &budgets).unwrap();
+        let told = lines(&room, &python, call).unwrap();
+        let refused = |it: &Decision| it.action.llm.is_some() && it.verdict == Verdict::Deny;
+        let ended = |it: &Decision| it.action.llm.is_none() || it.outcome.is_some();
+        let decisions = wait_until("the calls", LATE, || {
+            let new = room.new_decisions().ok()?;
+            let whole = new.iter().all(|it| refused(it) || ended(it));
+            (whole && new.iter().any(refused)).then_some(new)
+        });
+        let decisions = decisions.unwrap();
+        let used = decisions.iter().filter(|it| it.outcome.is_some());
+        let used: u64 = used.filter_map(|it| line(it, "small").ok()?.settled).sum();
+        assert!(
+            (limit * 95 / 100..=limit).contains(&used),
+            "{used} of {limit} {unit}: {told:#?}"
+        );
+    }
 }
 
 #[test]
