@@ -111,7 +111,12 @@ fn what_is_served_in_one_region_costs_more_beside_its_tier() {
         let served = Served::of(&demand(tier, regional));
         let of = |usage: &Usage| rate().cost(usage, served, Caches::Unknown).0;
         assert_eq!(of(&usage(100, 100)), cost, "{tier:?}");
-        assert_eq!(rate().dearest_input_per_million(served, Caches::Unknown, 1).0, dearest);
+        assert_eq!(
+            rate()
+                .dearest_input_per_million(served, Caches::Unknown, 1)
+                .0,
+            dearest
+        );
     }
     // Its provider says so, and the call did not: it is a setting of the project.
     let told = Usage {
