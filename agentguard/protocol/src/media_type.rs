@@ -23,6 +23,18 @@ pub fn is_text(fields: &HeaderMap) -> bool {
     })
 }
 
+/// Whether content is said to be a form. Some servers read it as one then, whatever it is.
+#[must_use]
+pub fn says_form(fields: &HeaderMap) -> bool {
+    let mut kinds = fields.get_all(header::CONTENT_TYPE).iter();
+    kinds.any(|it| {
+        it.as_bytes()
+            .to_ascii_lowercase()
+            .windows(4)
+            .any(|it| it == b"form")
+    })
+}
+
 /// Whether a name of a character set is that of UTF-8, or of a part of it.
 pub(crate) fn is_utf8(charset: &str) -> bool {
     ["utf-8", "utf8", "us-ascii"]

@@ -38,19 +38,30 @@ pub(super) const METHOD: &str = "_method";
 /// `goog.net.rpc.HttpCors`).
 const OF_QUERY: &str = "$http";
 
+/// What has some servers go by another method or path, or take other content, where an argument has this name.
+pub(super) fn overrides(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    let of_field = name.replace('_', "-");
+    let known = OVERRIDES.into_iter().find(|known| **known == of_field);
+    // With the last two Google's servers take the content and its type from a query.
+    let of_query = || [METHOD, "$req", "$ct"].into_iter().find(|it| *it == name);
+    let google_s = || name.starts_with(OF_QUERY).then_some("$httpMethod");
+    known.or_else(of_query).or_else(google_s)
+}
+
+/// The same of a query, as it is sent. Some take `;` for what is between its fields.
+pub(super) fn query_overrides(query: &str) -> Option<&'static str> {
+    let mut names = query.split(['&', ';']).map(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        percent_encoding::percent_decode_str(name).decode_utf8_lossy()
+    });
+    names.find_map(|name| overrides(&name))
+}
+
 /// Whether some servers may go by another method, or another path, than that of a request with these fields and this query.
 #[must_use]
 pub fn names_another_method(fields: &HeaderMap, query: Option<&str>) -> bool {
-    let mut named = query.unwrap_or_default().split(['&', ';']).map(|pair| {
-        let name = pair.split('=').next().unwrap_or_default();
-        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
-        name.to_ascii_lowercase()
-    });
-    let of_query = named.any(|name| {
-        let known = OVERRIDES.contains(&name.replace('_', "-").as_str());
-        known || name == METHOD || name.starts_with(OF_QUERY)
-    });
-    of_query || overridden(fields).is_some()
+    query_overrides(query.unwrap_or_default()).is_some() || overridden(fields).is_some()
 }
 
 /// Reads the content of a request: none, JSON, a form.
@@ -173,6 +184,9 @@ impl ContentReader {
             }
         };
         let query = place.query.unwrap_or_default();
+        if let Some(name) = query_overrides(query) {
+            return Err(NotUnderstood::Override(name));
+        }
         let query = fields_or_lists(query.as_bytes(), "the query")?;
         let query = gathered(query, place.lists, "the query")?;
         let query = typed(query, &place, Origin::Text)?;
@@ -281,6 +295,12 @@ fn becomes(value: &mut Value, kind: ArgumentType, origin: Origin) -> bool {
         (Value::Number(text), ArgumentType::Integer | ArgumentType::Number, _) => {
             return kind.fits(text);
         }
+        // As Python's clients write them, and no server reads otherwise.
+        (Value::Text(text), ArgumentType::Boolean, Origin::Text)
+            if matches!(&**text, "True" | "False") =>
+        {
+            Value::Bool(**text == *"True")
+        }
         (Value::Text(text), _, Origin::Text) if !kind.fits(text) => return false,
         (Value::Text(text), ArgumentType::Boolean, Origin::Text) => Value::Bool(**text == *"true"),
         (Value::Text(text), _, Origin::Text) => Value::Number(text.clone()),
@@ -295,8 +315,12 @@ fn together(fields: impl Iterator<Item = Field>) -> Result<Value, NotUnderstood>
     let fields: Vec<Field> = fields.collect();
     let mut names = HashSet::new();
     for (name, _) in &fields {
-        if name.eq_ignore_ascii_case(METHOD) {
-            return Err(NotUnderstood::Override(METHOD));
+        if let Some(name) = overrides(name) {
+            return Err(NotUnderstood::Override(name));
+        }
+        // Some read the others in the character set that it names (HTML, 4.10.5.1.1).
+        if name.eq_ignore_ascii_case("_charset_") {
+            return Err(NotUnderstood::Charset);
         }
         if !names.insert(name) {
             return Err(NotUnderstood::Twice);

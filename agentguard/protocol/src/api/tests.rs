@@ -91,6 +91,7 @@ fn an_argument_with_a_type_is_the_value_of_json_that_it_is() {
         ("price=12.50&flag=true", "", ""),
         ("", FORM, "price=12.50&flag=true"),
         ("flag=tru%65", FORM, "price=12%2E50"),
+        ("flag=True", FORM, "price=12.50"),
         ("", "multipart/form-data; boundary=b", &parts),
         ("", json, r#"{"price":12.50,"flag":true}"#),
     ] {
@@ -347,6 +348,34 @@ fn what_overrides_a_method_and_what_is_too_large_is_not_understood() {
     fields.remove("x-http-method-override");
     fields.insert("x_http_method-override", HeaderValue::from_static("DELETE"));
     assert_eq!(read(&fields, "", &[], 1024), overridden);
+}
+
+/// In a query, in a form, or in JSON.
+#[test]
+fn what_overrides_a_method_as_an_argument_is_not_understood() {
+    for (name, told) in [
+        ("$httpMethod", "$httpMethod"),
+        ("%24HTTPmethod", "$httpMethod"),
+        ("$httpHeaders", "$httpMethod"),
+        ("$req", "$req"),
+        ("$ct", "$ct"),
+        ("_Method", "_method"),
+        ("X_Http-Method-Override", "x-http-method-override"),
+    ] {
+        let overridden = Err(NotUnderstood::Override(told));
+        let form = format!("a=1&{name}=DELETE");
+        for query in [&form, &form.replace('&', ";")] {
+            assert_eq!(read(&fields(FORM), query, &[], 1024), overridden, "{query}");
+        }
+        let pieces: &[&[u8]] = &[form.as_bytes()];
+        assert_eq!(read(&fields(FORM), "", pieces, 1024), overridden, "{form}");
+        let json = format!("{{\"{}\":\"DELETE\"}}", name.replace("%24", "$"));
+        let pieces: &[&[u8]] = &[json.as_bytes()];
+        let fields = fields("application/json");
+        assert_eq!(read(&fields, "", pieces, 1024), overridden, "{json}");
+    }
+    let charset = read(&fields(FORM), "", &[b"_charset_=utf-7&a=b"], 1024);
+    assert_eq!(charset, Err(NotUnderstood::Charset));
 }
 
 #[test]

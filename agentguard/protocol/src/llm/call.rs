@@ -177,7 +177,7 @@ enum Of {
 }
 
 /// The members at the top that are looked at.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 18] = [
     "input",
     "messages",
     "fallbacks",
@@ -193,6 +193,9 @@ const KNOWN: [&str; 15] = [
     "functions",
     "mcp_servers",
     "web_search_options",
+    "data_sources",
+    "search_parameters",
+    "enable_search",
 ];
 
 /// Those that a message has beside.
@@ -327,6 +330,11 @@ impl CallSink {
             // The search that Chat Completions have is offered by its options.
             ("web_search_options", Event::Begin(Kind::Object)) => {
                 self.offer("web_search".to_owned());
+            }
+            // So are Azure's own data, xAI's live search and Qwen's search.
+            ("data_sources" | "search_parameters", Event::Begin(_))
+            | ("enable_search", Event::Bool(true)) => {
+                self.offer(name.to_owned());
             }
             ("tools" | "functions" | "mcp_servers", event) => match event {
                 Event::Begin(Kind::Array) | Event::End(_) | Event::Null => {}

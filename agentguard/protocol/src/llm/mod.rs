@@ -92,6 +92,9 @@ pub enum NotUnderstood {
     /// Its server may take another method than the request has.
     #[error("its request names a method beside its own")]
     Method,
+    /// Some servers read it as its type says.
+    #[error("its type says that it is a form, and it could be read as one")]
+    AsForm,
     /// It names models beside its own, one of which may answer in its place or be called by it.
     #[error("it names more than one model")]
     Models,
@@ -285,6 +288,7 @@ impl Endpoint {
         let segments = segments.map(|it| it.split("%3b").next().unwrap_or_default());
         let mut segments = segments
             .map(|it| it.split(';').next().unwrap_or_default())
+            .map(|it| it.trim_end_matches("%20"))
             .filter(|segment| !segment.is_empty());
         let last = segments.next()?;
         let before = segments.next().unwrap_or_default();
@@ -334,9 +338,16 @@ impl Endpoint {
                 Some(Self::Retrieved(Retrieved::Kept))
             }
             (LlmApi::Openai, "api", "chat")
-            | (LlmApi::Openai, _, "invocations" | "completion" | "generate") => {
-                Some(Self::OtherForm)
-            }
+            | (
+                LlmApi::Openai,
+                _,
+                "invocations" | "completion" | "complete" | "generate" | "generate_stream"
+                | "infill",
+            )
+            | (LlmApi::Openai, "generate", "stream")
+            | (LlmApi::Anthropic, _, "complete") => Some(Self::OtherForm),
+            // LM Studio's own.
+            (LlmApi::Openai, _, "chat") if collection == "api" => Some(Self::OtherForm),
             (LlmApi::Openai, service, _) if service.starts_with("xai_api.") => {
                 Some(Self::OtherForm)
             }

@@ -45,7 +45,8 @@ impl Route {
         }
         // All speak these two forms, below other paths than their own.
         let spoken = [LlmApi::Anthropic, LlmApi::Openai];
-        let endpoint = spoken.iter().find_map(|api| Endpoint::of(*api, path))?;
+        let endpoint = spoken.iter().find_map(|api| Endpoint::of(*api, path));
+        let endpoint = endpoint.or_else(|| passed_on(api, &segments))?;
         let (model, engine) = match deployment(&segments) {
             // Another server may have its form there, and take the model that the content names.
             Some((named, true)) => (None, Some(named)),
@@ -156,6 +157,20 @@ impl Route {
     }
 }
 
+/// Where a server of `OpenAI`'s form has the others' own forms, too, and passes calls on (LiteLLM).
+fn passed_on(api: LlmApi, segments: &[String]) -> Option<Endpoint> {
+    if !matches!(api, LlmApi::Openai | LlmApi::Anthropic) {
+        return None;
+    }
+    // Other things are named like what Google keeps.
+    let google_s = google(segments).filter(|it| !matches!(it.endpoint, Endpoint::Retrieved(_)));
+    let own = google_s
+        .or_else(|| ollama(segments))
+        .or_else(|| bedrock(segments))
+        .or_else(|| cohere(segments));
+    own.map(|_| Endpoint::OtherForm)
+}
+
 /// A model of Google's without what stands before its name.
 fn bare(name: &str) -> &str {
     match name.rsplit_once("/models/") {
@@ -169,7 +184,8 @@ fn segments(path: &str) -> Vec<String> {
     let path = path.replace("%2F", "/").replace("%2f", "/");
     let segments = path.split('/').map(|segment| {
         let segment = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
-        segment.split(';').next().unwrap_or_default().to_owned()
+        let segment = segment.split(';').next().unwrap_or_default();
+        segment.trim().to_owned()
     });
     segments.filter(|segment| !segment.is_empty()).collect()
 }
@@ -285,6 +301,13 @@ fn may_be_form(segment: &str) -> bool {
 /// The Gemini API and Vertex AI: `…/models/MODEL:generateContent`, and the names of their methods in gRPC.
 fn google(segments: &[String]) -> Option<Route> {
     let (last, before) = segments.split_last()?;
+    // Whole requests, in the parts of one.
+    if segments
+        .first()
+        .is_some_and(|it| it.eq_ignore_ascii_case("batch"))
+    {
+        return Some(Route::own(Endpoint::Interactions, None));
+    }
     let is_service = before
         .last()
         .is_some_and(|it| it.to_ascii_lowercase().starts_with("google."));
@@ -302,6 +325,8 @@ fn google(segments: &[String]) -> Option<Route> {
         "embedcontent" | "batchembedcontents" => Endpoint::EmbedContent,
         // Many calls, or a file of them.
         "batchgeneratecontent" | "asyncbatchembedcontent" => Endpoint::Interactions,
+        // Answers in other forms.
+        "generateanswer" | "serverstreamingpredict" => Endpoint::Interactions,
         "predict" if id.to_ascii_lowercase().contains("embedding") => Endpoint::EmbedContent,
         // Its clients name the model in the content there.
         "rawpredict" if of_anthropic && id.eq_ignore_ascii_case("count-tokens") => {

@@ -248,6 +248,25 @@ fn calls_are_known_by_the_end_of_their_path() {
         (LlmApi::Openai, "/v1/batch/jobs", Some(OtherForm)),
         (LlmApi::Openai, "/invocations", Some(OtherForm)),
         (LlmApi::Openai, "/completion", Some(OtherForm)),
+        (LlmApi::Openai, "/generate_stream", Some(OtherForm)),
+        (
+            LlmApi::Openai,
+            "/v2/models/x/generate_stream",
+            Some(OtherForm),
+        ),
+        (
+            LlmApi::Openai,
+            "/api/extra/generate/stream",
+            Some(OtherForm),
+        ),
+        (LlmApi::Openai, "/infill", Some(OtherForm)),
+        (LlmApi::Openai, "/api/v1/chat", Some(OtherForm)),
+        (LlmApi::Anthropic, "/v1/complete", Some(OtherForm)),
+        (
+            LlmApi::Openai,
+            "/v1/chat/completions%20",
+            Some(ChatCompletions),
+        ),
         (LlmApi::Openai, "/inference/v1/generate", Some(OtherForm)),
         (LlmApi::Openai, "/api/chat", Some(OtherForm)),
         (LlmApi::Openai, "/async/chat/completions", Some(OtherForm)),
@@ -652,6 +671,22 @@ fn what_a_call_asks_for() {
     assert_eq!(call(Endpoint::Messages, messages), Ok(read));
     assert_eq!(call(Endpoint::Embeddings, "{}"), Ok(Call::default()));
     // What is offered beside the list of tools.
+    for (of, offered) in [
+        (
+            r#"{"data_sources":[{"type":"azure_search"}]}"#,
+            Some("data_sources"),
+        ),
+        (
+            r#"{"search_parameters":{"mode":"on"}}"#,
+            Some("search_parameters"),
+        ),
+        (r#"{"enable_search":true}"#, Some("enable_search")),
+        (r#"{"enable_search":false}"#, None),
+        (r#"{"metadata":{"enable_search":true}}"#, None),
+    ] {
+        let tools = call(Endpoint::ChatCompletions, of).unwrap().tools;
+        assert_eq!(tools, Vec::from_iter(offered.map(str::to_owned)), "{of}");
+    }
     let search = call(Endpoint::ChatCompletions, r#"{"web_search_options":{}}"#);
     assert_eq!(search.unwrap().tools, ["web_search"]);
     let server = r#"{"mcp_servers":[{"type":"url","url":"https://x","name":"wiki"}]}"#;

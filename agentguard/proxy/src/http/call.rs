@@ -3,8 +3,9 @@
 use agentguard_decision::{Fingerprint, Recorder};
 use agentguard_model::{Demand, Llm, LlmApi, LlmOperation, Provider};
 use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, Retrieved, Route, realtime};
+use agentguard_protocol::media_type::says_form;
 use agentguard_protocol::request;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, header};
 use tokio::time::timeout;
 
 use crate::Port;
@@ -235,10 +236,14 @@ impl Calling {
         let reader = CallReader::new(self.endpoint());
         let mut content = Unpacked::new(reader, fields, |memory| flow.room(memory));
         let mut print = flow.guard.decider.knows_again().then(Fingerprint::default);
+        // As a form JSON is one field, unless something in it ends that; what is coded may be any form.
+        let says_form = says_form(fields);
+        let mut as_form = says_form && fields.contains_key(header::CONTENT_ENCODING);
         let held = Held::read(
             body,
             |memory| flow.room(memory),
             |piece| {
+                as_form |= says_form && piece.iter().any(|byte| matches!(byte, b'&' | b';'));
                 if let Some(print) = &mut print {
                     print.push(piece);
                 }
@@ -260,6 +265,9 @@ impl Calling {
         let call = call.and_then(|mut call| {
             if self.overridden {
                 return Err(NotUnderstood::Method.to_string());
+            }
+            if as_form {
+                return Err(NotUnderstood::AsForm.to_string());
             }
             if !is_answer {
                 let model = self.route.model(call.model.take());

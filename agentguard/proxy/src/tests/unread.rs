@@ -70,6 +70,11 @@ fn cases() -> Vec<Case> {
             fields: "Content-Type: application/json; charset=utf-7\r\n",
             ..case(chat, r#"{"model":"small"}"#)
         },
+        // As the form that it says it is, it asks for another model.
+        Case {
+            fields: "Content-Type: application/x-www-form-urlencoded\r\n",
+            ..case(chat, r#"{"model":"small","user":"&model=large&x="}"#)
+        },
         Case {
             fields: "Content-Encoding: compress\r\n",
             ..case(chat, r#"{"model":"small"}"#)

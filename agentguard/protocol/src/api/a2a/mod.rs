@@ -19,7 +19,7 @@ mod tests;
 use ::http::{HeaderMap, Method};
 use agentguard_model::Tool;
 
-use super::http::{METHOD, overridden};
+use super::http::{METHOD, overridden, query_overrides};
 use super::urlencoded::{self, Field};
 use super::{NotUnderstood, call};
 use crate::json::{Reader, Value, same_name};
@@ -270,6 +270,9 @@ impl CallReader {
     pub fn finish(self, place: Place<'_>, pointers: &[&str]) -> Result<Tool, NotUnderstood> {
         if let Some(fault) = self.fault {
             return Err(fault);
+        }
+        if let Some(name) = query_overrides(place.query.unwrap_or_default()) {
+            return Err(NotUnderstood::Override(name));
         }
         let version = self.version;
         let content = match self.begun {

@@ -135,10 +135,31 @@ fn calls_and_models_are_known_by_their_path() {
         let named = route.and_then(|route| route.model);
         assert_eq!(named.as_deref(), model, "{path}");
     }
-    assert_eq!(
-        Route::of(LlmApi::Openai, "/v1/models/x:generateContent"),
-        None
-    );
+    // Servers of OpenAI's form pass calls on in the others' forms.
+    for path in [
+        "/v1/models/x:generateContent",
+        "/bedrock/model/x/converse",
+        "/v2/chat",
+        "/ollama/api/generate",
+    ] {
+        let route = Route::of(LlmApi::Openai, path);
+        let found = route.map(|route| route.endpoint);
+        assert_eq!(found, Some(Endpoint::OtherForm), "{path}");
+    }
+    for path in ["/v1/models/x", "/v1/batches/x", "/v1/files"] {
+        assert_eq!(Route::of(LlmApi::Openai, path), None, "{path}");
+    }
+    // Whole requests in the parts of one, and answers of other forms.
+    for path in [
+        "/batch",
+        "/batch/v1beta",
+        "/v1beta/models/x:generateAnswer",
+        "/v1/projects/p/locations/l/endpoints/1:serverStreamingPredict",
+    ] {
+        let route = Route::of(LlmApi::Gemini, path);
+        let found = route.map(|route| route.endpoint);
+        assert_eq!(found, Some(Endpoint::Interactions), "{path}");
+    }
     assert!(STREAM.by_path_alone() && Endpoint::Interactions.by_path_alone());
     assert!(!Endpoint::Retrieved(Retrieved::Interaction).by_path_alone());
 }
