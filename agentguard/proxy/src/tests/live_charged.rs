@@ -11,6 +11,10 @@ use super::{Rules, World, by_name};
 
 /// There are so many tokens of output.
 async fn world(limit: u64) -> World {
+    world_with(limit, "").await
+}
+
+async fn world_with(limit: u64, more: &str) -> World {
     let world = by_name(Rules::CallsEach).build().await;
     let text = format!(
         "version: 1
@@ -21,7 +25,7 @@ rules:
 budgets:
   - {{ id: out, unit: output_tokens, limit: {limit}, window: day }}
   - {{ id: in, unit: input_tokens, limit: 1000000000, window: day }}
-"
+{more}"
     );
     let path = "policy.yaml".to_owned();
     let policy = compile(&[Document { path, text }]).unwrap_or_else(|it| panic!("{it}"));
@@ -127,4 +131,28 @@ async fn a_response_that_a_client_asks_for_is_refused_and_the_session_goes_on() 
         output,
         [(50, None), (40, Some(30)), (20, None), (20, Some(20))]
     );
+}
+
+/// What is refused so takes nothing of a rate.
+#[tokio::test]
+async fn a_response_that_is_refused_may_be_asked_for_again() {
+    let rate = "limits: [{ id: burst, rate: { calls: 2, every: 1h } }]\n";
+    let world = world_with(100, rate).await;
+    let (mut client, mut upstream) = open(&world).await;
+    goes(&mut client, &mut upstream, &update(&["look"], 50)).await;
+    says(&mut upstream, &mut client, &updated(&["look"], 50)).await;
+    let asks = json!({ "type": "response.create", "response": { "max_output_tokens": 60 } });
+    for _ in 0..3 {
+        let error = refused(&mut client, &asks).await;
+        assert_eq!(error["error"]["reason"], "budget_held", "{error}");
+    }
+    let asks = json!({ "type": "response.create", "response": { "max_output_tokens": 20 } });
+    goes(&mut client, &mut upstream, &asks).await;
+    for event in used("r1", 10) {
+        says(&mut upstream, &mut client, &event).await;
+    }
+    let error = refused(&mut client, &asks).await;
+    assert_eq!(error["error"]["reason"], "rate_limited", "{error}");
+    drop((client, upstream));
+    world.end().await;
 }
