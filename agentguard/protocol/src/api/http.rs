@@ -292,6 +292,12 @@ fn becomes(value: &mut Value, kind: ArgumentType, origin: Origin) -> bool {
         (Value::Text(_), ArgumentType::String, _) | (Value::Bool(_), ArgumentType::Boolean, _) => {
             return true;
         }
+        (Value::Number(text), ArgumentType::Number, Origin::Json) if !kind.fits(text) => {
+            match without_exponent(text) {
+                Some(plain) => Value::Number(plain.into()),
+                None => return false,
+            }
+        }
         (Value::Number(text), ArgumentType::Integer | ArgumentType::Number, _) => {
             return kind.fits(text);
         }
@@ -308,6 +314,28 @@ fn becomes(value: &mut Value, kind: ArgumentType, origin: Origin) -> bool {
     };
     *value = typed;
     true
+}
+
+/// A number of JSON with an exponent, as programs write small and large ones, without it: where it is the one that a
+/// floating-point number of 64 bits is told as, so that no other number is taken for it.
+fn without_exponent(text: &str) -> Option<String> {
+    /// Its digits, without zeros around them, and the place of the first one.
+    fn digits(text: &str) -> Option<(String, i64)> {
+        let (mantissa, exponent) = text.split_once(['e', 'E'])?;
+        let (whole, behind) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all = [whole.trim_start_matches('-'), behind].concat();
+        let leading = all.len() - all.trim_start_matches('0').len();
+        let first = whole.trim_start_matches('-').len().checked_sub(leading);
+        let first = match first {
+            Some(first) => i64::try_from(first).ok()?,
+            None => -i64::try_from(leading - whole.trim_start_matches('-').len()).ok()?,
+        };
+        let place = exponent.parse::<i64>().ok()?.checked_add(first)?;
+        Some((all.trim_matches('0').to_owned(), place))
+    }
+    let number: f64 = text.parse().ok()?;
+    let (told, read) = (digits(&format!("{number:e}"))?, digits(text)?);
+    (number.is_finite() && !told.0.is_empty() && told == read).then(|| number.to_string())
 }
 
 /// Arguments of which none is there twice.

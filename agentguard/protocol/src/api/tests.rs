@@ -108,6 +108,35 @@ fn an_argument_with_a_type_is_the_value_of_json_that_it_is() {
     assert_eq!(values, "/id=7 /name=x /list=1,2");
 }
 
+/// As Python, Go and JavaScript write them.
+#[test]
+fn numbers_of_json_with_an_exponent_are_told_without() {
+    for (sent, told) in [
+        ("1e-05", Some("0.00001")),
+        ("1e-7", Some("0.0000001")),
+        ("-1.5e-9", Some("-0.0000000015")),
+        ("1e+16", Some("10000000000000000")),
+        ("1.5E3", Some("1500")),
+        ("12.5e2", Some("1250")),
+        ("0.05e1", Some("0.5")),
+        ("2.5e0", Some("2.5")),
+        // Another one in 64 bits, or none.
+        ("10000000000000000001e-18", None),
+        ("1.0000000000000000001e1", None),
+        ("1e400", None),
+        ("1e-400", None),
+        ("0e0", None),
+        ("-0e1", None),
+        ("1e99999999999999999999", None),
+    ] {
+        let content = format!("{{\"price\":{sent}}}");
+        let found = of_types("7", "", "application/json", &content);
+        let values = found.as_ref().map(|(values, _)| values.as_str());
+        let expected = told.map(|told| format!("/id=7 /price={told}"));
+        assert_eq!(values.ok(), expected.as_deref(), "{sent}");
+    }
+}
+
 #[test]
 fn an_argument_that_is_not_of_its_type_is_not_understood() {
     let json = "application/json";
