@@ -286,8 +286,7 @@ pub(super) fn compare(
     };
     let shared = storm.cut.is_some();
     for (kind, least) in [
-        // How many of them the ledger meets when it goes away is chance.
-        ("Done, done", if shared { 40 } else { 80 }),
+        ("Done, done", 80),
         ("Left", 5),
         ("Error, error", 3),
         ("Lost", 30),
