@@ -42,7 +42,7 @@ use books::{Faults, compare};
 use notes::{End, Provider, Told, accounts, notes};
 use plan::{Call, Random, calls, planned};
 use store::{Cut, Store};
-use terms::{ANTHROPIC, OPENAI, agent, policy, prices};
+use terms::{AGENTS, ANTHROPIC, OPENAI, agent, policy, prices};
 
 const SITES: [&str; 2] = [OPENAI, ANTHROPIC];
 
@@ -235,7 +235,8 @@ fn storm<'w>(world: &'w World, python: &Path, store: &Store<'w>) {
     let begun = Instant::now();
     let told_at = |what: &str| eprintln!("after {:.1} s: {what}", begun.elapsed().as_secs_f64());
     storm.begins(0).unwrap();
-    let enough = usize::try_from(random.within(25, 60)).unwrap();
+    // The small ones are over by then.
+    let enough = AGENTS + usize::try_from(random.within(25, 60)).unwrap();
     wait_until("the midst of the storm", WAVE, || {
         let (under_way, over) = storm.provider.under_way();
         (under_way >= 100 && over >= enough).then_some(())

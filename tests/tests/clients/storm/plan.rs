@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::terms::{AGENTS, ANTHROPIC, LEVELS, MODELS, MOST, Model, TENANTS, agent, tenant};
 
-/// How many calls each makes at once.
+/// How many calls each makes at once, beside a small one, which is over before anything happens to it.
 const AT_ONCE: usize = 15;
 
 /// How many tokens the guard may take a text for beyond a token for each byte.
@@ -243,16 +243,16 @@ impl Call {
     }
 }
 
-/// Two storms, and small calls behind them.
+/// Two storms with small calls in them, and small calls behind them.
 pub(crate) fn calls(random: &mut Random) -> Vec<Call> {
     let mut calls = Vec::new();
     for wave in 0..3 {
-        let each = if wave < 2 { AT_ONCE } else { 1 };
+        let each = if wave < 2 { 1 + AT_ONCE } else { 1 };
         for agent in 0..AGENTS {
-            for _ in 0..each {
+            for which in 0..each {
                 let number = u64::try_from(calls.len()).unwrap() + 1;
-                calls.push(match wave {
-                    2 => Call::small(number, agent, wave),
+                calls.push(match which {
+                    0 => Call::small(number, agent, wave),
                     _ => Call::new(random, number, agent, wave),
                 });
             }
