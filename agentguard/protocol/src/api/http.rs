@@ -301,12 +301,6 @@ fn becomes(value: &mut Value, kind: ArgumentType, origin: Origin) -> bool {
         (Value::Number(text), ArgumentType::Integer | ArgumentType::Number, _) => {
             return kind.fits(text);
         }
-        // As Python's clients write them, and no server reads otherwise.
-        (Value::Text(text), ArgumentType::Boolean, Origin::Text)
-            if matches!(&**text, "True" | "False") =>
-        {
-            Value::Bool(**text == *"True")
-        }
         (Value::Text(text), _, Origin::Text) if !kind.fits(text) => return false,
         (Value::Text(text), ArgumentType::Boolean, Origin::Text) => Value::Bool(**text == *"true"),
         (Value::Text(text), _, Origin::Text) => Value::Number(text.clone()),
