@@ -310,6 +310,10 @@ fn becomes(value: &mut Value, kind: ArgumentType, origin: Origin) -> bool {
     true
 }
 
+/// The most bytes of a number without its exponent. Of few bytes some would make hundreds, in lists that are as long as
+/// content may be; a number beyond is of no type.
+const MAX_PLAIN: usize = 64;
+
 /// A number of JSON with an exponent, as programs write small and large ones, without it: where it is the one that a
 /// floating-point number of 64 bits is told as, so that no other number is taken for it.
 fn without_exponent(text: &str) -> Option<String> {
@@ -329,7 +333,11 @@ fn without_exponent(text: &str) -> Option<String> {
     }
     let number: f64 = text.parse().ok()?;
     let (told, read) = (digits(&format!("{number:e}"))?, digits(text)?);
-    (number.is_finite() && !told.0.is_empty() && told == read).then(|| number.to_string())
+    if !number.is_finite() || told.0.is_empty() || told != read {
+        return None;
+    }
+    let plain = number.to_string();
+    (plain.len() <= MAX_PLAIN).then_some(plain)
 }
 
 /// Arguments of which none is there twice.

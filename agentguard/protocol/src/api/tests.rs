@@ -119,6 +119,11 @@ fn numbers_of_json_with_an_exponent_are_told_without() {
         ("12.5e2", Some("1250")),
         ("0.05e1", Some("0.5")),
         ("2.5e0", Some("2.5")),
+        ("1e20", Some("100000000000000000000")),
+        // Few bytes that would make hundreds of each.
+        ("1e308", None),
+        ("1e64", None),
+        ("-5e-324", None),
         // Another one in 64 bits, or none.
         ("10000000000000000001e-18", None),
         ("1.0000000000000000001e1", None),
