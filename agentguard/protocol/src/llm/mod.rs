@@ -295,6 +295,8 @@ impl Endpoint {
         let collection = segments.next().unwrap_or_default();
         let above = segments.next().unwrap_or_default();
         match (api, before, last) {
+            // What was uploaded in parts is whole then, and nobody answers.
+            (_, _, "complete") if collection == "uploads" => None,
             // Perplexity's, with the call inside of its content.
             (LlmApi::Openai, "chat", "completions") if collection == "async" => {
                 Some(Self::OtherForm)

@@ -262,6 +262,9 @@ fn calls_are_known_by_the_end_of_their_path() {
         (LlmApi::Openai, "/infill", Some(OtherForm)),
         (LlmApi::Openai, "/api/v1/chat", Some(OtherForm)),
         (LlmApi::Anthropic, "/v1/complete", Some(OtherForm)),
+        (LlmApi::Openai, "/v1/uploads/upload_1/complete", None),
+        (LlmApi::Anthropic, "/v1/uploads/upload_1/complete", None),
+        (LlmApi::Openai, "/v1/uploads/complete", Some(OtherForm)),
         (
             LlmApi::Openai,
             "/v1/chat/completions%20",
