@@ -331,9 +331,9 @@ impl CallSink {
             ("web_search_options", Event::Begin(Kind::Object)) => {
                 self.offer("web_search".to_owned());
             }
-            // So are Azure's own data, xAI's live search and Qwen's search.
+            // So are Azure's own data, xAI's live search and Qwen's search. `1` and `"true"` are true for some.
             ("data_sources" | "search_parameters", Event::Begin(_))
-            | ("enable_search", Event::Bool(true)) => {
+            | ("enable_search", Event::Bool(true) | Event::Number(_) | Event::Begin(_)) => {
                 self.offer(name.to_owned());
             }
             ("tools" | "functions" | "mcp_servers", event) => match event {

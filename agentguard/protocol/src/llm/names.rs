@@ -68,7 +68,7 @@ pub(super) fn asks_for_more(name: &str) -> bool {
 }
 
 /// What offers tools, names a model or asks for more in the form of some model, by [`bare`] name.
-const OF_MODELS: [&str; 22] = [
+const OF_MODELS: [&str; 27] = [
     "tool",
     "tools",
     "toolconfig",
@@ -77,6 +77,11 @@ const OF_MODELS: [&str; 22] = [
     "connectors",
     "mcpservers",
     "websearchoptions",
+    "datasources",
+    "searchparameters",
+    "enablesearch",
+    "plugins",
+    "fallbacks",
     "model",
     "models",
     "modelid",

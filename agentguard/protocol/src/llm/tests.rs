@@ -684,7 +684,10 @@ fn what_a_call_asks_for() {
             Some("search_parameters"),
         ),
         (r#"{"enable_search":true}"#, Some("enable_search")),
+        (r#"{"enable_search":1}"#, Some("enable_search")),
+        (r#"{"enable_search":"true"}"#, Some("enable_search")),
         (r#"{"enable_search":false}"#, None),
+        (r#"{"enable_search":null}"#, None),
         (r#"{"metadata":{"enable_search":true}}"#, None),
     ] {
         let tools = call(Endpoint::ChatCompletions, of).unwrap().tools;
