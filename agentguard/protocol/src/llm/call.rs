@@ -198,6 +198,16 @@ const KNOWN: [&str; 18] = [
     "enable_search",
 ];
 
+/// Members at the top in which a client of `LiteLLM`'s names models that answer in the place of its own, or what that
+/// stands for: none of them may have anything in it.
+const NAME_OTHERS: [&str; 5] = [
+    "context_window_fallbacks",
+    "context_window_fallback_dict",
+    "content_policy_fallbacks",
+    "model_list",
+    "user_config",
+];
+
 /// Those that a message has beside.
 const MESSAGE: [&str; 3] = ["type", "response", "stream_id"];
 
@@ -727,6 +737,9 @@ impl CallSink {
                 Part::Item(_),
                 rest @ ..,
             ] => self.either_tool(rest, event),
+            [Part::Key(name), _, ..] if NAME_OTHERS.contains(name) => {
+                self.fail(NotUnderstood::Models);
+            }
             [Part::Key("fallbacks"), Part::Item(_), rest @ ..] => self.fallback(rest, event),
             [
                 Part::Key("messages"),

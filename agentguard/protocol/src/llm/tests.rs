@@ -699,6 +699,37 @@ fn what_a_call_asks_for() {
     assert_eq!(call(Endpoint::Messages, server).unwrap().tools, ["wiki"]);
 }
 
+/// As a client of `LiteLLM`'s may.
+#[test]
+fn what_names_models_for_the_place_of_another_is_not_understood() {
+    for (member, empty) in [
+        (r#""context_window_fallbacks":[{"a":["b"]}]"#, false),
+        (r#""content_policy_fallbacks":[{"a":["b"]}]"#, false),
+        (r#""context_window_fallback_dict":{"a":"b"}"#, false),
+        (r#""model_list":[{"model_name":"a"}]"#, false),
+        (r#""user_config":{"model_list":[]}"#, false),
+        (r#""context_window_fallbacks":null"#, true),
+        (r#""context_window_fallbacks":[],"model_list":[]"#, true),
+        (r#""metadata":{"model_list":["b"]}"#, true),
+        (r#""extra_body":{"guided_json":{}}"#, true),
+    ] {
+        let body = format!(r#"{{"model":"a",{member}}}"#);
+        for endpoint in [Endpoint::ChatCompletions, Endpoint::Messages] {
+            let found = call(endpoint, &body).map(|call| call.model);
+            let expected = match empty {
+                true => Ok(Some("a".to_owned())),
+                false => Err(NotUnderstood::Models),
+            };
+            assert_eq!(found, expected, "{body}");
+        }
+    }
+    for more in ["enable_search", "data_sources", "plugins", "fallbacks"] {
+        let body = format!(r#"{{"model":"a","extra_body":{{"{more}":true}}}}"#);
+        let found = call(Endpoint::ChatCompletions, &body);
+        assert_eq!(found, Err(NotUnderstood::Wrong("extra_body")), "{body}");
+    }
+}
+
 #[test]
 fn what_servers_may_take_for_something_else_is_not_understood() {
     let chat = |body: &str| call(Endpoint::ChatCompletions, body).unwrap_err();
