@@ -334,8 +334,8 @@ fn google(segments: &[String]) -> Option<Route> {
         }
         "rawpredict" if of_anthropic => Endpoint::PredictMessages { stream: false },
         "streamrawpredict" if of_anthropic => Endpoint::PredictMessages { stream: true },
-        "rawpredict" => Endpoint::Predict { stream: false },
-        "streamrawpredict" => Endpoint::Predict { stream: true },
+        "rawpredict" | "directrawpredict" => Endpoint::Predict { stream: false },
+        "streamrawpredict" | "streamdirectrawpredict" => Endpoint::Predict { stream: true },
         _ => return None,
     };
     Some(Route::own(endpoint, model.named(endpoint)))

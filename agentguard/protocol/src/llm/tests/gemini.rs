@@ -76,6 +76,11 @@ fn calls_and_models_are_known_by_their_path() {
             Some("mistralai/mistral-x"),
         ),
         (
+            "/v1/projects/p/locations/l/endpoints/77:directRawPredict".to_owned(),
+            Some(Endpoint::Predict { stream: false }),
+            Some("endpoints/77"),
+        ),
+        (
             "/v1/projects/p/locations/l/endpoints/77:streamGenerateContent".to_owned(),
             Some(STREAM),
             Some("endpoints/77"),
