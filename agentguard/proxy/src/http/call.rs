@@ -237,7 +237,8 @@ impl Calling {
         let mut content = Unpacked::new(reader, fields, |memory| flow.room(memory));
         let mut print = flow.guard.decider.knows_again().then(Fingerprint::default);
         // As a form JSON is one field, unless something in it ends that; what is coded may be any form.
-        let says_form = says_form(fields);
+        // Ollama's own is JSON for its server whatever its type is, and the examples of its reference are sent as forms.
+        let says_form = self.api() != LlmApi::Ollama && says_form(fields);
         let mut as_form = says_form && fields.contains_key(header::CONTENT_ENCODING);
         let held = Held::read(
             body,

@@ -79,6 +79,43 @@ async fn a_call_is_sent_as_it_came_once_it_was_read() {
 
 /// Also where nothing says how long it is, and where all of it comes in single bytes.
 /// What is signed would not be taken with another value.
+/// As `curl -d` sends it.
+#[tokio::test]
+async fn json_that_is_said_to_be_a_form_passes_where_its_server_reads_no_forms() {
+    let body = r#"{"model":"small","prompt":"a & b; c"}"#;
+    for (path, passes) in [("/api/generate", true), ("/v1/completions", false)] {
+        let world = by_name(Rules::OllamaAsked).build().await;
+        let mut client = world.connect().await;
+        let head = format!("POST {path} HTTP/1.1\r\nHost: api.example\r\n");
+        let kind = "Content-Type: application/x-www-form-urlencoded\r\n";
+        let length = body.len();
+        write(
+            &mut client,
+            format!("{head}{kind}Content-Length: {length}\r\n\r\n{body}"),
+        )
+        .await;
+        if passes {
+            let mut upstream = world.accept().await;
+            read_until(&mut upstream, "\r\n\r\n").await;
+            assert!(read_some(&mut upstream, length).await == body.as_bytes());
+            write(
+                &mut upstream,
+                "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            )
+            .await;
+        }
+        let (head, _) = read_response(&mut client).await;
+        let status = if passes { "200" } else { "403" };
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        drop(client);
+        let expected = match passes {
+            true => (Verdict::Allow, ReasonCode::RuleAllow),
+            false => (Verdict::Deny, ReasonCode::NotUnderstood),
+        };
+        assert_eq!(codes(&world.end().await), [expected]);
+    }
+}
+
 #[tokio::test]
 async fn an_answer_without_a_coding_is_asked_for_where_that_is_not_signed() {
     let signed = |names: &str| {
