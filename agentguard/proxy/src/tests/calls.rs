@@ -77,8 +77,6 @@ async fn a_call_is_sent_as_it_came_once_it_was_read() {
     }
 }
 
-/// Also where nothing says how long it is, and where all of it comes in single bytes.
-/// What is signed would not be taken with another value.
 /// As `curl -d` sends it.
 #[tokio::test]
 async fn json_that_is_said_to_be_a_form_passes_where_its_server_reads_no_forms() {
@@ -116,6 +114,7 @@ async fn json_that_is_said_to_be_a_form_passes_where_its_server_reads_no_forms()
     }
 }
 
+/// What is signed would not be taken with another value.
 #[tokio::test]
 async fn an_answer_without_a_coding_is_asked_for_where_that_is_not_signed() {
     let signed = |names: &str| {
