@@ -37,8 +37,12 @@ impl Call {
     /// Whether the model that is called is the only one.
     ///
     /// # Errors
-    /// Another one is named beside.
+    /// Another one is named beside, or several are by one name.
     pub fn names_one(&self, model: Option<&str>) -> Result<(), NotUnderstood> {
+        // Some routers take each that stands between commas (LiteLLM).
+        if model.is_some_and(|model| model.contains(',')) {
+            return Err(NotUnderstood::Models);
+        }
         match &self.beside {
             Some(beside) if Some(beside.as_str()) != model => Err(NotUnderstood::Models),
             _ => Ok(()),
@@ -200,11 +204,12 @@ const KNOWN: [&str; 18] = [
 
 /// Members at the top in which a client of `LiteLLM`'s names models that answer in the place of its own, or what that
 /// stands for: none of them may have anything in it.
-const NAME_OTHERS: [&str; 5] = [
+const NAME_OTHERS: [&str; 6] = [
     "context_window_fallbacks",
     "context_window_fallback_dict",
     "content_policy_fallbacks",
     "model_list",
+    "router_settings_override",
     "user_config",
 ];
 
@@ -337,6 +342,10 @@ impl CallSink {
             ("stream", Event::Bool(stream)) => self.call.stream = stream,
             ("stream", Event::Null) => {}
             ("stream", _) => self.fail(NotUnderstood::Wrong("stream")),
+            // `LiteLLM` takes it for the model, whatever that is.
+            ("deployment_id", Event::Bool(_) | Event::Number(_) | Event::Begin(_)) => {
+                self.fail(NotUnderstood::Models);
+            }
             // The search that Chat Completions have is offered by its options.
             ("web_search_options", Event::Begin(Kind::Object)) => {
                 self.offer("web_search".to_owned());

@@ -708,6 +708,12 @@ fn what_names_models_for_the_place_of_another_is_not_understood() {
         (r#""context_window_fallback_dict":{"a":"b"}"#, false),
         (r#""model_list":[{"model_name":"a"}]"#, false),
         (r#""user_config":{"model_list":[]}"#, false),
+        (
+            r#""router_settings_override":{"fallbacks":[{"a":["b"]}]}"#,
+            false,
+        ),
+        (r#""deployment_id":"b""#, false),
+        (r#""deployment_id":null"#, true),
         (r#""context_window_fallbacks":null"#, true),
         (r#""context_window_fallbacks":[],"model_list":[]"#, true),
         (r#""metadata":{"model_list":["b"]}"#, true),
@@ -723,6 +729,10 @@ fn what_names_models_for_the_place_of_another_is_not_understood() {
             assert_eq!(found, expected, "{body}");
         }
     }
+    let several = call(Endpoint::ChatCompletions, r#"{"model":"a,b"}"#).unwrap();
+    let named = several.names_one(several.model.as_deref());
+    assert_eq!(named, Err(NotUnderstood::Models));
+    assert_eq!(Call::default().names_one(Some("a")), Ok(()));
     for more in ["enable_search", "data_sources", "plugins", "fallbacks"] {
         let body = format!(r#"{{"model":"a","extra_body":{{"{more}":true}}}}"#);
         let found = call(Endpoint::ChatCompletions, &body);
