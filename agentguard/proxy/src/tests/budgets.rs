@@ -75,6 +75,22 @@ async fn charged(world: &World) -> BudgetLine {
     soon(waiting).await
 }
 
+/// What has become of the first call, whose stream its provider keeps alive until then: that is how it is found that
+/// nobody is there. The stream has no end.
+async fn charged_while_alive(world: &World, upstream: &mut TcpStream) -> BudgetLine {
+    let alive = async {
+        loop {
+            // Nobody need read it any more.
+            let _ = upstream.write_all(chunk(": on\n\n").as_bytes()).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        line = charged(world) => line,
+        () = alive => unreachable!("it goes on until the call is charged"),
+    }
+}
+
 #[tokio::test]
 async fn what_was_written_already_is_charged_to_who_goes_away() {
     let world = by_name(Rules::CallsMany).build().await;
@@ -125,12 +141,7 @@ async fn who_goes_away_behind_the_last_event_pays_what_is_reported() {
         write(&mut upstream, format!("{STREAM}{}{events}", words(3))).await;
         read_until(&mut client, "[DONE]\n\n\r\n").await;
         drop(client);
-        // What keeps the stream alive finds that nobody is there; it has no end.
-        for _ in 0..20 {
-            let _ = upstream.write_all(chunk(": on\n\n").as_bytes()).await;
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let line = charged(&world).await;
+        let line = charged_while_alive(&world, &mut upstream).await;
         // Of several answers one may be over, and the others go on.
         assert_eq!(line.settled, Some(settled), "{line:?}");
         let decisions = world.end().await;
@@ -158,12 +169,8 @@ async fn what_was_told_of_usage_long_before_the_end_is_not_all() {
     write(&mut upstream, all).await;
     read_until(&mut client, "\"stop\"").await;
     drop(client);
-    // What keeps the stream alive finds that nobody is there; it has no end.
-    for _ in 0..20 {
-        let _ = upstream.write_all(chunk(": on\n\n").as_bytes()).await;
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let settled = charged(&world).await.settled.unwrap();
+    let line = charged_while_alive(&world, &mut upstream).await;
+    let settled = line.settled.unwrap();
     // What it had reserved: a part, and one more.
     assert!((202..=1280).contains(&settled), "{settled}");
     drop(upstream);

@@ -206,6 +206,7 @@ async fn a_call_that_does_not_come_to_its_end_ends_the_connection() {
     let world = by_name(Rules::Calls).build().await;
     let (mut client, upstream) = open(&world).await;
     write(&mut client, masked(0x01, "{")).await;
+    // The clock stands still and goes on when nothing else does: what reads waits for less than a call may take.
     tokio::time::sleep(Duration::from_secs(61)).await;
     let (code, reason) = closed(&mut client).await;
     assert_eq!(code, 1008);
