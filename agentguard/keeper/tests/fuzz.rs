@@ -5,9 +5,8 @@
 //! moment; `cargo bolero test NAME` goes on for as long as one likes. Random bytes seldom get far into a
 //! message, so messages are made up too ([`random`]), sent as they are, and read with bytes of theirs changed.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "a test that cannot go on fails"

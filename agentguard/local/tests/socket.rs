@@ -1,12 +1,6 @@
 //! What is asked over a real socket, with a real policy and a record in memory.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};

@@ -6,7 +6,7 @@
 //! file. A number here that goes up is a loss of speed that nobody would feel otherwise; one that goes down is
 //! written down as well.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

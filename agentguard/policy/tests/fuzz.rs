@@ -3,7 +3,7 @@
 //!
 //! Under `cargo test` each target reads its corpus (`tests/__fuzz__/NAME/corpus`) and random bytes for a
 //! moment; `cargo bolero test NAME` goes on for as long as one likes.
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

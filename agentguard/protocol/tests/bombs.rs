@@ -1,6 +1,6 @@
 //! What a bomb costs: time, and no memory. Alone in its program, because it looks at the program's own.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::Write as _;
 use std::ops::ControlFlow;

@@ -3,13 +3,7 @@
 //! What needs an answer asks a control socket that this process serves, with a real record and a
 //! real policy, or a keeper of a few lines.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod budget;
 mod daemon;

@@ -1,10 +1,8 @@
 //! The control socket from end to end, with a real record and a real policy, in one process.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
     reason = "a test that cannot go on fails"
 )]
 

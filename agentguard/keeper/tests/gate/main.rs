@@ -2,7 +2,7 @@
 //! its own, and a gate that is empty. Needs root and cgroup v2; without, each test says so and counts as
 //! skipped.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

@@ -1,11 +1,9 @@
 //! The record as other rooms see it, on real directories, with real kills, a real full disk and
 //! real damage.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
     reason = "a test that cannot go on fails"
 )]
 
