@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::inspected::inspected;
 use crate::room::{LATE, Room, SITE};
-use crate::serving::{certified, serving, trusting};
+use crate::serving::trusting;
 use crate::{mcp, room};
 
 const OPENAI: &str = "api.openai.com";
@@ -106,11 +106,7 @@ fn a_loop_of_the_same_tool_call_is_stopped() {
         return;
     };
     let host = mcp::HOST;
-    let origin = Origin::at(&address::origin(0x10)).site(host);
-    let world = World::new("limit-loop").origin(origin).start().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/mcp_server.py");
-    let server = world.internet().command(&python).arg(script).arg("8443");
-    let _server = serving(server.args(certified(&world, host).unwrap())).unwrap();
+    let (world, _server) = mcp::world("limit-loop", &python).unwrap();
     let policy = format!(
         "
 version: 1

@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use agentguard_model::{Decision, ReasonCode, Verdict};
-use agentguard_tests::{Origin, Output, World, address, client, wait_until};
+use agentguard_tests::{Output, client, wait_until};
 use anyhow::Result;
 use serde_json::json;
 
 use crate::agents::Stage;
 use crate::inspected::inspected;
 use crate::room::{LATE, Room, SITE, world};
-use crate::serving::{certified, serving, trusting};
+use crate::serving::trusting;
 use crate::{local_tools, mcp, turns};
 
 /// Why limits have refused something, once there are so many refusals.
@@ -133,11 +133,7 @@ fn calls_of_a_server_of_tools_that_fail_or_bring_nothing_new_are_stopped() {
         return;
     };
     let host = mcp::HOST;
-    let origin = Origin::at(&address::origin(0x10)).site(host);
-    let world = World::new("loops-tools").origin(origin).start().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/mcp_server.py");
-    let server = world.internet().command(&python).arg(script).arg("8443");
-    let _server = serving(server.args(certified(&world, host).unwrap())).unwrap();
+    let (world, _server) = mcp::world("loops-tools", &python).unwrap();
     let policy = format!(
         "
 version: 1

@@ -22,7 +22,7 @@ const PING: Duration = Duration::from_secs(40);
 const REASON: &str = "Agents do not write.";
 
 /// A world with a server of tools, which lives as long as its process.
-fn world(name: &str, python: &Path) -> Result<(World, Process)> {
+pub(crate) fn world(name: &str, python: &Path) -> Result<(World, Process)> {
     let origin = Origin::at(&address::origin(0x10)).site(HOST);
     let world = World::new(name).origin(origin).start()?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/mcp_server.py");
