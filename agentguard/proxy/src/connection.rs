@@ -23,7 +23,7 @@ use crate::carried::Carried;
 use crate::decoders::Decoders;
 use crate::dial::tune;
 use crate::health::Health;
-use crate::http::{Pool, Sessions};
+use crate::http::{Pool, Sessions, Streams};
 use crate::relay::{Over, reset};
 use crate::revoked::{Revoked, Ruled, unless};
 use crate::route::{Route, locate};
@@ -47,6 +47,7 @@ pub(crate) struct Guard<R: Recorder, P: Port> {
     pub(crate) decoders: Arc<Decoders>,
     pub(crate) carried: Arc<Carried>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) streams: Arc<Streams>,
     pub(crate) shutdown: CancellationToken,
 }
 

@@ -47,6 +47,7 @@ pub async fn serve<R: Recorder, P: Port>(
         decoders: Arc::clone(&shared.decoders),
         carried: Arc::clone(&shared.carried),
         sessions: Arc::clone(&shared.sessions),
+        streams: Arc::clone(&shared.streams),
         limits,
         seats,
         shutdown: shutdown.clone(),

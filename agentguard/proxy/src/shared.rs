@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use crate::carried::Carried;
 use crate::decoders::Decoders;
 use crate::health::Health;
-use crate::http::{Pool, Sessions};
+use crate::http::{Pool, Sessions, Streams};
 use crate::{Limits, Tls};
 
 /// TLS, bounds, the upstream connections that wait (an agent can come in at several listeners), and
@@ -22,6 +22,7 @@ pub struct Shared<R: Recorder> {
     pub(crate) decoders: Arc<Decoders>,
     pub(crate) carried: Arc<Carried>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) streams: Arc<Streams>,
 }
 
 impl<R: Recorder> Shared<R> {
@@ -35,6 +36,7 @@ impl<R: Recorder> Shared<R> {
             decoders: Arc::default(),
             carried: Arc::default(),
             sessions: Arc::default(),
+            streams: Arc::default(),
             limits,
         }
     }

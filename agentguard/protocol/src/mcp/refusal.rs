@@ -111,6 +111,33 @@ impl Questions {
     }
 }
 
+impl Questions {
+    /// The same as events of a stream, by which clients of HTTP+SSE (2024-11-05) have their answers, and the response to
+    /// what they posted. What waits for no answer is told as a message of the server's log. None: no rule or budget refuses,
+    /// but something failed.
+    #[must_use]
+    pub fn refused_by_events(&self, refusal: &Refusal<'_>) -> Option<(Bytes, Response<Bytes>)> {
+        if !refusal.is_ruled() {
+            return None;
+        }
+        let mut told: Vec<_> = self
+            .asked
+            .iter()
+            .map(|it| it.refused(refusal, true))
+            .collect();
+        if told.is_empty() {
+            told.push(logged(refusal));
+        }
+        let events: String = told
+            .iter()
+            .map(|it| format!("event: message\ndata: {it}\n\n"))
+            .collect();
+        let mut accepted = refusal.with("text/plain", b"Accepted".to_vec());
+        *accepted.status_mut() = StatusCode::ACCEPTED;
+        Some((events.into(), accepted))
+    }
+}
+
 impl Question {
     fn refused(&self, refusal: &Refusal<'_>, answers: bool) -> String {
         if !self.call || !answers {
@@ -142,6 +169,16 @@ fn error(id: &str, refusal: &Refusal<'_>) -> String {
     let budget = budget("budget", refusal);
     format!(
         r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{text},"data":{{"reason":{reason},"decision":{decision}{budget}}}}}}}"#
+    )
+}
+
+/// A message of the log that clients show (2024-11-05, "Logging").
+fn logged(refusal: &Refusal<'_>) -> String {
+    let text = quoted(&refusal.message());
+    let (reason, decision) = why(refusal);
+    let budget = budget("budget", refusal);
+    format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"error","logger":"agentguard","data":{{"message":{text},"reason":{reason},"decision":{decision}{budget}}}}}}}"#
     )
 }
 

@@ -557,7 +557,7 @@ fn a_refusal_answers_what_was_asked() {
         (vec![answers], false, true, 403, error("null")),
         (vec![], false, true, 403, error("null")),
         (
-            vec![call.clone(), says, read],
+            vec![call.clone(), says.clone(), read.clone()],
             true,
             true,
             200,
@@ -577,11 +577,32 @@ fn a_refusal_answers_what_was_asked() {
         assert_eq!(response.headers()["x-agentguard-decision"], id);
         serde_json::from_slice::<serde_json::Value>(response.body()).unwrap();
     }
+    // By a stream each has an event of its own, and who waits for nothing a message of the log.
+    let message = |of: &str| format!("event: message\ndata: {of}\n\n");
+    let log = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"error","logger":"agentguard","data":{{"message":{told},"reason":"rule_deny","decision":"{id}"}}}}}}"#
+    );
+    for (messages, expected) in [
+        (vec![call.clone()], message(&result("7", ""))),
+        (
+            vec![call.clone(), says.clone(), read],
+            message(&result("7", "")) + &message(&error("8")),
+        ),
+        (vec![says], message(&log)),
+    ] {
+        let questions = Questions::of(&messages, false, false);
+        let (events, response) = questions.refused_by_events(&refusal).unwrap();
+        assert_eq!(events, expected);
+        assert_eq!(response.status(), http::StatusCode::ACCEPTED);
+        assert_eq!(response.headers()["x-agentguard-decision"], id);
+    }
     let unreachable = Refusal {
         status: http::StatusCode::BAD_GATEWAY,
         ..refusal
     };
-    let response = Questions::of(&[call], false, true).refused(&unreachable);
+    let questions = Questions::of(&[call], false, true);
+    assert!(questions.refused_by_events(&unreachable).is_none());
+    let response = questions.refused(&unreachable);
     assert_eq!(response.status(), http::StatusCode::BAD_GATEWAY);
     assert_eq!(response.body(), &error("7"));
 }

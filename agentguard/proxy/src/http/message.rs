@@ -475,7 +475,7 @@ impl Messaging {
             Err(why) => {
                 return Ok(Read {
                     size,
-                    tongue: Some(Tongue::Mcp(Questions::default())),
+                    tongue: Some(self.tongue(flow, parts, Questions::default())),
                     ..self.told(vec![self.not_understood(&why)], body)
                 });
             }
@@ -483,14 +483,32 @@ impl Messaging {
         let lists = |tool: &Tool| tool.method.as_deref() == Some(LIST);
         Ok(Read {
             size,
-            tongue: Some(Tongue::Mcp(Questions::of(
-                &sent.messages,
-                sent.batch,
-                reads_here(parts),
-            ))),
+            tongue: Some(self.tongue(
+                flow,
+                parts,
+                Questions::of(&sent.messages, sent.batch, reads_here(parts)),
+            )),
             filtered: self.looks(true) && sent.messages.iter().any(lists),
             ..self.told(sent.messages, body)
         })
+    }
+
+    /// How the client of a message reads what it is refused with.
+    fn tongue<R: Recorder, P: Port>(
+        &self,
+        flow: &Flow<R, P>,
+        parts: &Parts,
+        questions: Questions,
+    ) -> Tongue {
+        let (streams, agent) = (&flow.guard.streams, flow.client.agent);
+        let stream = match reads_here(parts) {
+            true => None,
+            false => streams.of(self.server(), agent, &parts.uri),
+        };
+        match stream {
+            Some(stream) => Tongue::McpStream(questions, stream),
+            None => Tongue::Mcp(questions),
+        }
     }
 
     /// The calls that content is, or the one that is not understood.

@@ -40,6 +40,7 @@ mod pool;
 mod reading;
 mod says;
 mod sessions;
+mod streams;
 mod tongue;
 mod unpacked;
 mod upstream;
@@ -74,6 +75,7 @@ pub(crate) use leg::Leg;
 pub(crate) use pool::{Key, Pool, Spoken, Wanted};
 pub(crate) use says::Said;
 pub(crate) use sessions::Sessions;
+pub(crate) use streams::Streams;
 pub(crate) use upstream::Upstream;
 
 /// Carries a connection that begins with an HTTP/1 request line.

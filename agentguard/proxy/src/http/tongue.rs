@@ -11,6 +11,7 @@ use http::{Response, StatusCode, Version};
 use http_body_util::{Either, Full};
 
 use crate::http::body::Answer;
+use crate::http::streams::Told;
 
 /// What the client understands a refusal in.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub(crate) enum Tongue {
     Llm(LlmApi),
     /// Answers to what was asked of a server of tools.
     Mcp(Questions),
+    /// The same, by the stream that its client reads.
+    McpStream(Questions, Told),
     /// Errors of A2A over HTTP+JSON.
     A2a,
     /// Errors of GraphQL.
@@ -43,7 +46,7 @@ impl Tongue {
     /// What waits for an answer of a server of tools.
     pub(super) const fn questions(&self) -> Option<&Questions> {
         match self {
-            Self::Mcp(questions) => Some(questions),
+            Self::Mcp(questions) | Self::McpStream(questions, _) => Some(questions),
             _ => None,
         }
     }
@@ -64,6 +67,9 @@ impl Tongue {
             Self::Git => refusal.text_response(),
             Self::Llm(api) => refusal.llm_response(*api),
             Self::Mcp(questions) => questions.refused(refusal),
+            Self::McpStream(questions, stream) => stream
+                .refused(questions, refusal)
+                .unwrap_or_else(|| questions.refused(refusal)),
             Self::A2a => a2a::refused(refusal),
             Self::Graphql(asker) => asker.refused(refusal),
         };

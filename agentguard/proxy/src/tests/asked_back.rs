@@ -144,37 +144,58 @@ async fn an_answer_that_is_denied_does_not_come_to_the_server() {
     }
 }
 
-/// Its clients look at nothing but the status of what they post; the answers come by the stream, which goes on.
-#[tokio::test]
-async fn a_call_by_the_older_http_and_sse_is_refused_with_a_status_and_the_stream_goes_on() {
-    let world = by_name(Rules::AskedBack).build().await;
+/// A stream of HTTP+SSE, to which belongs what is posted to `/mcp?session_id=s`, and what its server says behind that.
+async fn opened(world: &World, more: &str) -> (TcpStream, TcpStream) {
     let mut stream = world.connect().await;
     let opens = "GET /mcp HTTP/1.1\r\nHost: api.example\r\nAccept: text/event-stream\r\n\r\n";
     write(&mut stream, opens).await;
     let mut events = world.accept().await;
     read_until(&mut events, "\r\n\r\n").await;
-    let endpoint = "event: endpoint\ndata: /mcp?session_id=s\n\n";
+    let endpoint = format!(": welcome\n\nevent: endpoint\ndata: /mcp?session_id=s\n\n{more}");
     let endpoint = format!("{:x}\r\n{endpoint}\r\n", endpoint.len());
     write(&mut events, format!("{STREAM}{endpoint}")).await;
     read_until(&mut stream, "session_id=s\n\n").await;
+    (stream, events)
+}
 
-    // As the clients of 2024-11-05 do: they take any answer.
+/// As the clients of 2024-11-05 do: they take any answer.
+const ANY: &str = "Accept: */*\r\n";
+
+/// Its clients look at nothing of what they post but the status, and some end the session for one that is an error.
+#[tokio::test]
+async fn a_call_by_the_older_http_and_sse_is_refused_by_its_stream_which_goes_on() {
+    let world = by_name(Rules::AskedBack).build().await;
+    // In the midst of what the server says nothing else is said.
+    let (mut stream, mut events) = opened(&world, "event: message\n").await;
     let mut client = world.connect().await;
-    let fields = "Accept: */*\r\n";
-    write(
-        &mut client,
-        post("/mcp?session_id=s", &call("write"), fields),
-    )
-    .await;
-    let (head, told) = read_response(&mut client).await;
-    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    write(&mut client, post("/mcp?session_id=s", &call("write"), ANY)).await;
+    let (head, accepted) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 202 "), "{head}");
+    assert_eq!(accepted, "Accepted");
+    let asked = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    let rest = format!("data: {asked}\n\n");
+    write(&mut events, format!("{:x}\r\n{rest}\r\n", rest.len())).await;
+    let told = read_until(&mut stream, "\"isError\":true").await;
+    let told = told + &read_until(&mut stream, "\n\n").await;
+    let (ping, refused) = (told.find(asked).unwrap(), told.find("\"isError\"").unwrap());
+    assert!(ping < refused, "{told}");
     assert!(
-        told.starts_with(r#"{"jsonrpc":"2.0","id":7,"error":{"code":403,"#),
+        told.contains(
+            r#"data: {"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"No rule"#
+        ),
         "{told}"
     );
 
+    // What waits for no answer is told in the log that clients show.
+    let answer = r#"{"jsonrpc":"2.0","id":3,"result":{"action":"decline"}}"#;
+    write(&mut client, post("/mcp?session_id=s", answer, ANY)).await;
+    let (head, _) = read_response(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 202 "), "{head}");
+    let logged = read_until(&mut stream, "\n\n").await;
+    assert!(logged.contains(r#""method":"notifications/message","params":{"level":"error","logger":"agentguard","data":{"message":"Tell it nothing."#), "{logged}");
+
     let body = call("read");
-    write(&mut client, post("/mcp?session_id=s", &body, fields)).await;
+    write(&mut client, post("/mcp?session_id=s", &body, ANY)).await;
     let mut upstream = world.accept().await;
     came(&mut upstream, &body).await;
     write(
@@ -191,17 +212,46 @@ async fn a_call_by_the_older_http_and_sse_is_refused_with_a_status_and_the_strea
     drop((stream, events, client, upstream));
 
     let decisions = world.end().await;
-    assert_eq!(codes(&decisions), [ALLOWED, NO_RULE, ALLOWED]);
+    assert_eq!(codes(&decisions), [ALLOWED, NO_RULE, DENIED, ALLOWED]);
     assert_eq!(decisions[1].action.kind, ActionKind::ToolCall);
     assert_eq!(tool(&decisions[1]).name.as_deref(), Some("write"));
     assert!(told.contains(&decisions[1].id.to_string()), "{told}");
-    // The results are with the stream by which they came.
+    assert!(logged.contains(&decisions[2].id.to_string()), "{logged}");
+    // The results are with the stream by which its client had them: the refusal, and the server's.
     let told = decisions[0].outcome.as_ref().unwrap();
     let results = &told.tool.as_ref().unwrap().results;
-    assert_eq!(results.len(), 1);
-    assert_eq!(
-        (results[0].id.as_deref(), results[0].is_error),
-        (Some("7"), true)
-    );
-    assert_eq!(decisions[2].outcome.as_ref().unwrap().status, Some(202));
+    let results: Vec<_> = results
+        .iter()
+        .map(|it| (it.id.as_deref(), it.is_error))
+        .collect();
+    assert_eq!(results, [(Some("7"), true), (Some("7"), true)]);
+    assert_eq!(decisions[3].outcome.as_ref().unwrap().status, Some(202));
+}
+
+/// To whom no stream belongs, or one that is over, is refused with a status.
+#[tokio::test]
+async fn a_stream_of_http_and_sse_tells_its_own_agent_alone_and_while_it_lasts() {
+    let world = by_name(Rules::AskedBack).build().await;
+    let (mut stream, mut events) = opened(&world, "").await;
+    let refused = async |target: &str, client: &mut TcpStream| {
+        write(client, post(target, &call("write"), ANY)).await;
+        let (head, told) = read_response(client).await;
+        assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+        assert!(
+            told.starts_with(r#"{"jsonrpc":"2.0","id":7,"error":{"code":403,"#),
+            "{told}"
+        );
+    };
+    let mut client = world.connect().await;
+    refused("/mcp?session_id=t", &mut client).await;
+    world.comes_from(2);
+    let mut other = world.connect().await;
+    refused("/mcp?session_id=s", &mut other).await;
+    write(&mut events, "0\r\n\r\n").await;
+    read_until(&mut stream, "0\r\n\r\n").await;
+    refused("/mcp?session_id=s", &mut client).await;
+    drop((stream, events, client, other));
+    let decisions = world.end().await;
+    assert_eq!(codes(&decisions)[0], ALLOWED);
+    assert_eq!(decisions.len(), 4);
 }

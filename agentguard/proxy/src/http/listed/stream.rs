@@ -2,12 +2,14 @@
 //! was read as a whole.
 
 use agentguard_decision::Recorder;
+use agentguard_model::HostName;
 use agentguard_protocol::mcp::{ListFilter, may_list};
 use agentguard_protocol::sse::Pieces;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
+use tokio::sync::mpsc::Receiver;
 
 use super::{Ended, Looked, frame};
 use crate::Port;
@@ -30,6 +32,10 @@ struct Stream<R: Recorder, P: Port> {
     event: Kept,
     /// Whether the rest of it goes unread.
     unread: bool,
+    /// Whether its first event has come.
+    begun: bool,
+    /// What is refused of what belongs to it, where it says to where that is posted.
+    told: Option<Receiver<Bytes>>,
     /// What may go.
     out: BytesMut,
     /// Why nothing comes behind that.
@@ -45,6 +51,8 @@ pub(super) fn looked<R: Recorder, P: Port>(looked: Looked<R, P>, body: Received)
         rest: Bytes::new(),
         event: Kept::default(),
         unread: false,
+        begun: false,
+        told: None,
         out: BytesMut::new(),
         failed: None,
     };
@@ -68,7 +76,16 @@ impl<R: Recorder, P: Port> Stream<R, P> {
                 return Some(Err(failed));
             }
             self.pieces.as_ref()?;
-            match self.body.frame().await {
+            // Between two events.
+            let between = self.event.is_empty() && !self.unread;
+            let came = tokio::select! {
+                came = self.body.frame() => came,
+                Some(told) = refused(&mut self.told), if between => {
+                    self.out.extend_from_slice(&told);
+                    continue;
+                }
+            };
+            match came {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.rest = data,
                     // Behind half an event there is nothing to be passed on but that.
@@ -136,6 +153,19 @@ impl<R: Recorder, P: Port> Stream<R, P> {
         Ok(())
     }
 
+    /// Of HTTP+SSE the first event says where what belongs to it is posted.
+    fn begins(&mut self, event: &[u8]) {
+        let mut lines = event.split(|byte| matches!(byte, b'\r' | b'\n'));
+        let comments = lines.all(|line| line.first().is_none_or(|byte| *byte == b':'));
+        if comments || std::mem::replace(&mut self.begun, true) {
+            return;
+        }
+        let Looked { flow, server, .. } = &self.looked;
+        let host = flow.target.host.as_ref().map(HostName::as_str);
+        let streams = &flow.guard.streams;
+        self.told = streams.begins(server, flow.client.agent, host, event);
+    }
+
     /// What is held goes as it came.
     fn let_go(&mut self) {
         while let Some(piece) = self.event.pop() {
@@ -148,6 +178,7 @@ impl<R: Recorder, P: Port> Stream<R, P> {
         while let Some(piece) = self.event.pop() {
             event.extend_from_slice(&piece);
         }
+        self.begins(&event);
         if !may_list(&event) {
             self.out.extend_from_slice(&event);
             return Ok(());
@@ -168,5 +199,13 @@ impl<R: Recorder, P: Port> Stream<R, P> {
             }
         }
         Ok(())
+    }
+}
+
+/// What is refused next; nothing, where nothing can be.
+async fn refused(told: &mut Option<Receiver<Bytes>>) -> Option<Bytes> {
+    match told {
+        Some(told) => told.recv().await,
+        None => None,
     }
 }
