@@ -8,6 +8,8 @@ import sys
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import SamplingMessage, TextContent
+from pydantic import BaseModel
 from starlette.applications import Starlette
 
 server = MCPServer("files")
@@ -40,6 +42,27 @@ def fail(path: str) -> str:
     """Fails."""
     print("called fail", path, flush=True)
     raise ToolError(f"no {path}")
+
+
+@server.tool()
+async def think(path: str, ctx: Context) -> str:
+    """Has the client's model say something."""
+    message = SamplingMessage(role="user", content=TextContent(type="text", text=f"What of {path}?"))
+    said = await ctx.session.create_message([message], max_tokens=16)
+    print("answered", said.content.text, flush=True)
+    return said.content.text
+
+
+class Confirmed(BaseModel):
+    sure: bool
+
+
+@server.tool()
+async def confirm(path: str, ctx: Context) -> str:
+    """Has the client's user say yes."""
+    said = await ctx.elicit(f"Is it {path}?", Confirmed)
+    print("answered", said.action, flush=True)
+    return said.action
 
 
 @server.resource("file:///secret")

@@ -10,6 +10,8 @@ mod a2a;
 mod agents;
 #[path = "clients/apis.rs"]
 mod apis;
+#[path = "clients/asked_back.rs"]
+mod asked_back;
 #[path = "clients/browser.rs"]
 mod browser;
 #[path = "clients/budgets.rs"]

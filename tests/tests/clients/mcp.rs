@@ -19,7 +19,7 @@ pub(crate) const HOST: &str = "mcp.example.com";
 /// A stream whose client is gone ends with what the server sends next: its comments, which come every 15 s.
 const PING: Duration = Duration::from_secs(40);
 
-const REASON: &str = "Agents do not write.";
+pub(crate) const REASON: &str = "Agents do not write.";
 
 /// A world with a server of tools, which lives as long as its process.
 pub(crate) fn world(name: &str, python: &Path) -> Result<(World, Process)> {
@@ -31,7 +31,7 @@ pub(crate) fn world(name: &str, python: &Path) -> Result<(World, Process)> {
     Ok((world, server))
 }
 
-fn open(world: &World) -> Result<Room<'_>> {
+pub(crate) fn open(world: &World) -> Result<Room<'_>> {
     let policy = format!(
         "
 version: 1
@@ -59,7 +59,7 @@ rules:
 /// The words that have the SDK's client speak to the server, in one of its ways.
 pub(crate) fn words(python: &Path, how: &str, what: &[&str]) -> Vec<OsString> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/mcp_sdk.py");
-    let path = if how == "sse" { "sse" } else { "mcp" };
+    let path = if how.starts_with("sse") { "sse" } else { "mcp" };
     let url = format!("https://{HOST}:8443/{path}");
     let words: [OsString; 4] = [python.into(), script.into(), how.into(), url.into()];
     let what = what.iter().map(OsString::from);
@@ -71,7 +71,7 @@ pub(crate) fn governed(room: &Room<'_>, python: &Path, how: &str, what: &[&str])
 }
 
 /// The calls of tools in the record, once there are as many, with what came of those that were allowed.
-fn calls(room: &Room<'_>, count: usize) -> Result<Vec<Decision>> {
+pub(crate) fn calls(room: &Room<'_>, count: usize) -> Result<Vec<Decision>> {
     wait_until("the calls", LATE, || {
         let decisions = room.guard.verdicts().ok()?;
         let mut calls = decisions.into_iter();
@@ -85,7 +85,7 @@ fn calls(room: &Room<'_>, count: usize) -> Result<Vec<Decision>> {
 }
 
 /// What a call was and what came of it.
-fn told(decision: &Decision) -> String {
+pub(crate) fn told(decision: &Decision) -> String {
     let tool = decision.action.tool.clone().unwrap_or_default();
     let path = tool.values.first().map(|it| it.values.join(","));
     let outcome = decision.outcome.as_ref();
@@ -152,6 +152,62 @@ fn tools_are_called_as_without_the_guard_and_each_call_is_recorded() {
     });
     // The answer to what opens the session, those to the calls, and whatever else the client asked for.
     assert!(results.unwrap() >= 4);
+}
+
+/// As clients speak it that are older than the server: in the words of each version, by which both go then.
+#[test]
+fn older_versions_are_spoken_as_without_the_guard_and_refused_in_their_words() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let (world, server) = world("mcp-older", &python).unwrap();
+    let room = open(&world).unwrap();
+    let ways = [
+        ("sse=2024-11-05", "2024-11-05"),
+        ("session=2024-11-05", "2024-11-05"),
+        ("session=2025-03-26", "2025-03-26"),
+        ("session=2025-06-18", "2025-06-18"),
+    ];
+    for (n, (how, version)) in ways.into_iter().enumerate() {
+        let what = [
+            "version",
+            "slowly=/data/a",
+            "list",
+            "write=/data/a",
+            "read=/data/b",
+        ];
+        let free = ungoverned(&world, words(&python, how, &what[..2])).unwrap();
+        let free = free.success().unwrap();
+        let told = format!("{version}\nFalse slowly /data/a\n");
+        assert_eq!(free.stdout, told, "{how}\n{free}");
+        let output = governed(&room, &python, how, &what).unwrap();
+        let calls = calls(&room, 3 * (n + 1)).unwrap();
+        let [slowly, write, read] = &calls[3 * n..] else {
+            panic!("{calls:?}");
+        };
+        let lines: Vec<_> = output.stdout.lines().collect();
+        let check = || -> Result<()> {
+            ensure!(output.stdout.starts_with(&told));
+            let [_, _, list, denied, last] = lines.as_slice() else {
+                anyhow::bail!("{} lines", lines.len());
+            };
+            ensure!(*list == "['read', 'slowly', 'fail']", "{list}");
+            ensure!(denied.contains(REASON), "{denied}");
+            ensure!(denied.contains(&write.id.to_string()), "{denied}");
+            ensure!(*last == "False what is in /data/b", "{last}");
+            let verdicts = [slowly, write, read].map(|it| it.verdict);
+            ensure!(verdicts == [Verdict::Allow, Verdict::Deny, Verdict::Allow]);
+            // Who speaks of no version in its fields speaks the oldest, or goes by what its session began with.
+            let said = read.action.tool.as_ref().and_then(|it| it.version.clone());
+            ensure!(said.as_deref().is_none_or(|it| it == version), "{said:?}");
+            ensure!(said.is_some() || version == "2024-11-05", "{said:?}");
+            Ok(())
+        };
+        check()
+            .with_context(|| format!("{how}\n{output}\n{}", room.guard.log()))
+            .unwrap();
+    }
+    assert!(!server.stdout().contains("called write"));
 }
 
 /// What is denied is told to who called, and the client goes on.
