@@ -20,6 +20,9 @@ const MAX_PLACE: usize = 2_048;
 /// How many refusals wait until their client reads. More have a status.
 const MAX_WAITING: usize = 16;
 
+/// The most bytes of one of them: a batch has many answers. A longer one has a status.
+const MAX_TOLD: usize = 16 * 1024;
+
 /// Whose stream it is: of which server, of which agent, and where what belongs to it is posted.
 type Key = (String, AgentId, String);
 
@@ -84,13 +87,16 @@ fn place(host: Option<&str>, event: &[u8]) -> Option<String> {
 pub(crate) struct Told(Sender<Bytes>);
 
 impl Told {
-    /// Answers by the stream. None: it is over, or its client does not read.
+    /// Answers by the stream. None: it is over, its client does not read, or that would be long.
     pub(super) fn refused(
         &self,
         questions: &Questions,
         refusal: &Refusal<'_>,
     ) -> Option<Response<Bytes>> {
         let (events, accepted) = questions.refused_by_events(refusal)?;
+        if events.len() > MAX_TOLD {
+            return None;
+        }
         self.0.try_send(events).ok()?;
         Some(accepted)
     }

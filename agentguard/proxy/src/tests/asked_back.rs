@@ -247,11 +247,27 @@ async fn a_stream_of_http_and_sse_tells_its_own_agent_alone_and_while_it_lasts()
     world.comes_from(2);
     let mut other = world.connect().await;
     refused("/mcp?session_id=s", &mut other).await;
+    // One that is long, as of a batch, is not kept until its client reads.
+    let refusal = async |body: &str, client: &mut TcpStream| {
+        write(client, post("/mcp?session_id=s", body, ANY)).await;
+        let (head, _) = read_response(client).await;
+        head.split(' ').nth(1).unwrap().to_owned()
+    };
+    let calls: Vec<_> = (100..164)
+        .map(|id| call("write").replace(":7,", &format!(":{id},")))
+        .collect();
+    let long = format!("[{}]", calls.join(","));
+    world.comes_from(1);
+    let mut own = world.connect().await;
+    assert_eq!(refusal(&long, &mut own).await, "403");
+    assert_eq!(refusal(&call("write"), &mut own).await, "202");
+    read_until(&mut stream, "\"isError\":true").await;
     write(&mut events, "0\r\n\r\n").await;
     read_until(&mut stream, "0\r\n\r\n").await;
     refused("/mcp?session_id=s", &mut client).await;
-    drop((stream, events, client, other));
+    drop((stream, events, client, other, own));
     let decisions = world.end().await;
     assert_eq!(codes(&decisions)[0], ALLOWED);
-    assert_eq!(decisions.len(), 4);
+    // The stream, four calls, and the messages of the batch each.
+    assert_eq!(decisions.len(), 5 + 64);
 }
