@@ -475,7 +475,8 @@ impl Messaging {
             Err(why) => {
                 return Ok(Read {
                     size,
-                    tongue: Some(self.tongue(flow, parts, Questions::default())),
+                    // Nobody knows what waits for it: by the stream it would wait on.
+                    tongue: Some(Tongue::Mcp(Questions::default())),
                     ..self.told(vec![self.not_understood(&why)], body)
                 });
             }

@@ -18,10 +18,10 @@ const MAX_STREAMS: usize = 4_096;
 const MAX_PLACE: usize = 2_048;
 
 /// How many refusals wait until their client reads. More have a status.
-const MAX_WAITING: usize = 16;
+const MAX_WAITING: usize = 8;
 
 /// The most bytes of one of them: a batch has many answers. A longer one has a status.
-const MAX_TOLD: usize = 16 * 1024;
+const MAX_TOLD: usize = 4 * 1024;
 
 /// Whose stream it is: of which server, of which agent, and where what belongs to it is posted.
 type Key = (String, AgentId, String);

@@ -151,7 +151,9 @@ async fn opened(world: &World, more: &str) -> (TcpStream, TcpStream) {
     write(&mut stream, opens).await;
     let mut events = world.accept().await;
     read_until(&mut events, "\r\n\r\n").await;
-    let endpoint = format!(": welcome\n\nevent: endpoint\ndata: /mcp?session_id=s\n\n{more}");
+    let endpoint = format!(
+        ": welcome\n\nretry: 3000\n\nid: 1\nevent: endpoint\ndata: /mcp?session_id=s\n\n{more}"
+    );
     let endpoint = format!("{:x}\r\n{endpoint}\r\n", endpoint.len());
     write(&mut events, format!("{STREAM}{endpoint}")).await;
     read_until(&mut stream, "session_id=s\n\n").await;
@@ -247,6 +249,12 @@ async fn a_stream_of_http_and_sse_tells_its_own_agent_alone_and_while_it_lasts()
     world.comes_from(2);
     let mut other = world.connect().await;
     refused("/mcp?session_id=s", &mut other).await;
+    // Of what cannot be read nobody knows what waits for it.
+    world.comes_from(1);
+    let mut own = world.connect().await;
+    write(&mut own, post("/mcp?session_id=s", "{}", ANY)).await;
+    let (head, _) = read_response(&mut own).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
     // One that is long, as of a batch, is not kept until its client reads.
     let refusal = async |body: &str, client: &mut TcpStream| {
         write(client, post("/mcp?session_id=s", body, ANY)).await;
@@ -257,8 +265,6 @@ async fn a_stream_of_http_and_sse_tells_its_own_agent_alone_and_while_it_lasts()
         .map(|id| call("write").replace(":7,", &format!(":{id},")))
         .collect();
     let long = format!("[{}]", calls.join(","));
-    world.comes_from(1);
-    let mut own = world.connect().await;
     assert_eq!(refusal(&long, &mut own).await, "403");
     assert_eq!(refusal(&call("write"), &mut own).await, "202");
     read_until(&mut stream, "\"isError\":true").await;
@@ -268,6 +274,6 @@ async fn a_stream_of_http_and_sse_tells_its_own_agent_alone_and_while_it_lasts()
     drop((stream, events, client, other, own));
     let decisions = world.end().await;
     assert_eq!(codes(&decisions)[0], ALLOWED);
-    // The stream, four calls, and the messages of the batch each.
-    assert_eq!(decisions.len(), 5 + 64);
+    // The stream, four calls, what cannot be read, and the messages of the batch each.
+    assert_eq!(decisions.len(), 6 + 64);
 }

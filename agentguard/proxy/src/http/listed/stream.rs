@@ -102,6 +102,7 @@ impl<R: Recorder, P: Port> Stream<R, P> {
                     if let Err(ended) = self.event_ends().await {
                         self.end(ended);
                     }
+                    self.tells();
                 }
             }
         }
@@ -155,15 +156,28 @@ impl<R: Recorder, P: Port> Stream<R, P> {
 
     /// Of HTTP+SSE the first event says where what belongs to it is posted.
     fn begins(&mut self, event: &[u8]) {
+        // Before it there may be comments, and lines of ids and times alone.
         let mut lines = event.split(|byte| matches!(byte, b'\r' | b'\n'));
-        let comments = lines.all(|line| line.first().is_none_or(|byte| *byte == b':'));
-        if comments || std::mem::replace(&mut self.begun, true) {
+        let says = lines.any(|line| line.starts_with(b"data"));
+        if self.begun || !says {
             return;
         }
+        self.begun = true;
         let Looked { flow, server, .. } = &self.looked;
         let host = flow.target.host.as_ref().map(HostName::as_str);
         let streams = &flow.guard.streams;
         self.told = streams.begins(server, flow.client.agent, host, event);
+    }
+
+    /// Nothing is told behind the end: what waits goes, and what comes later has a status.
+    fn tells(&mut self) {
+        let Some(mut told) = self.told.take() else {
+            return;
+        };
+        told.close();
+        while let Ok(told) = told.try_recv() {
+            self.out.extend_from_slice(&told);
+        }
     }
 
     /// What is held goes as it came.
