@@ -109,9 +109,7 @@ impl Questions {
         }
         response
     }
-}
 
-impl Questions {
     /// The same as events of a stream, by which clients of HTTP+SSE (2024-11-05) have their answers, and the response to
     /// what they posted. What waits for no answer is told as a message of the server's log. None: no rule or budget refuses,
     /// but something failed.

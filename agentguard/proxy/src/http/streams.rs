@@ -36,8 +36,8 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// A stream of an agent's begins with this event, in answer to what was asked of `target`: where what is refused comes
-    /// from, if it says where to post.
+    /// A stream of an agent's begins with this event, at `host`: where what is refused comes from, if it says where to
+    /// post.
     pub(crate) fn begins(
         &self,
         server: &str,

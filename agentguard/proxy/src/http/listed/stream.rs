@@ -32,7 +32,7 @@ struct Stream<R: Recorder, P: Port> {
     event: Kept,
     /// Whether the rest of it goes unread.
     unread: bool,
-    /// Whether its first event has come.
+    /// Whether its first event with data has come.
     begun: bool,
     /// What is refused of what belongs to it, where it says to where that is posted.
     told: Option<Receiver<Bytes>>,
@@ -156,13 +156,15 @@ impl<R: Recorder, P: Port> Stream<R, P> {
 
     /// Of HTTP+SSE the first event says where what belongs to it is posted.
     fn begins(&mut self, event: &[u8]) {
-        // Before it there may be comments, and lines of ids and times alone.
-        let mut lines = event.split(|byte| matches!(byte, b'\r' | b'\n'));
-        let says = lines.any(|line| line.starts_with(b"data"));
-        if self.begun || !says {
+        if self.begun {
             return;
         }
-        self.begun = true;
+        // Before it there may be comments, and lines of ids and times alone.
+        let mut lines = event.split(|byte| matches!(byte, b'\r' | b'\n'));
+        self.begun = lines.any(|line| line.starts_with(b"data"));
+        if !self.begun {
+            return;
+        }
         let Looked { flow, server, .. } = &self.looked;
         let host = flow.target.host.as_ref().map(HostName::as_str);
         let streams = &flow.guard.streams;
