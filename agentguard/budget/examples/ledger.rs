@@ -70,6 +70,7 @@ fn call() -> Want {
         charges,
         tokens: 4096,
         least: 1,
+        most: 4096,
     }
 }
 

@@ -63,6 +63,19 @@ pub struct Want {
     pub tokens: u64,
     /// With fewer it does not go. At most [`Self::tokens`].
     pub least: u64,
+    /// How many its provider may write in all, where no more than [`Self::tokens`] are reserved at first; 0: no more.
+    pub most: u64,
+}
+
+/// How many tokens a provider is taken to have written beyond what was reserved, should this process die: what had come
+/// and was not looked at yet, and what it wrote on until it noticed that nobody reads.
+pub const UNSEEN: u64 = 1024;
+
+/// How many tokens a call may have written in all when this process dies, of which so many are reserved, and which may
+/// write so many at most. 0: no more than is reserved.
+pub(crate) fn owes(reserved: u64, most: u64) -> u64 {
+    let may = reserved.saturating_add(UNSEEN).min(most);
+    if may > reserved { may } else { 0 }
 }
 
 /// What a call needs to go on.
@@ -70,17 +83,15 @@ pub struct Want {
 pub struct More {
     /// How many tokens more it is to write, at most.
     pub tokens: u64,
-    /// How many its provider may write in all while it waits, where there is not even one. None: it does not wait.
-    pub meanwhile: Option<u64>,
+    /// How many its provider may write in all: where there is not even one more, it waits, and that is written meanwhile.
+    /// None: as was said before.
+    pub most: Option<u64>,
 }
 
 impl From<u64> for More {
     /// So many, without waiting.
     fn from(tokens: u64) -> Self {
-        Self {
-            tokens,
-            meanwhile: None,
-        }
+        Self { tokens, most: None }
     }
 }
 

@@ -38,7 +38,8 @@ pub enum Refused {
 /// an earlier window as it was left, and what a sliding window has from later than now counts.
 pub trait Ledger: Send + Sync + 'static {
     /// Charges all accounts of a call with what it needs, or none. What is granted survives this process: what is held
-    /// when it dies is used in full.
+    /// when it dies is used in full, and what its provider may have written beyond that ([`UNSEEN`], up to
+    /// [`Want::most`]), which is held from nobody.
     ///
     /// # Errors
     /// [`Refused::Short`], or the ledger cannot be had.
@@ -51,9 +52,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// Lets a call write up to so many tokens more. `budgets` are those of its charges, as they are now: a limit that was
     /// changed holds for what is under way, too. Answers with how many, at least one.
     ///
-    /// Where there is not even one, what its provider may write meanwhile ([`More::meanwhile`]) is noted before this
-    /// answers, and holds nothing from others: should this process die, that much is used, and not only what is held.
-    /// It is so until there is more, or the call is settled.
+    /// Where there is not even one, all that its provider may write ([`More::most`]) is noted before this answers, and
+    /// holds nothing from others: nobody looks while it waits, so that this much is used, should this process die. It is
+    /// so until there is more, or the call is settled.
     ///
     /// # Errors
     /// As for [`Self::reserve`]; [`Refused::Short`] where there is not even one. Where the ledger cannot be had, nothing
@@ -67,7 +68,7 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> Asked<'a, u64>;
 
     /// Says what a call has used of each account, in the order of the charges; none: nobody knows, so that it is all
-    /// that is held, or that may have been written meanwhile. Counts once, however often it is said. What cannot be written down now is with the next thing that
-    /// can.
+    /// that is held, or that may have been written beyond that. Counts once, however often it is said. What cannot be
+    /// written down now is with the next thing that can.
     fn settle(&self, id: HoldId, used: Option<&[u64]>, now: i64);
 }

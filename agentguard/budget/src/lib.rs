@@ -21,7 +21,7 @@ mod scope;
 pub mod tokens;
 
 pub use any::AnyLedger;
-pub use charge::{Balance, Charge, Granted, HoldId, More, Short, Terms, Want};
+pub use charge::{Balance, Charge, Granted, HoldId, More, Short, Terms, UNSEEN, Want};
 pub use embedded::{Damage, Embedded, MAX_PLACES, OpenError, SYNC, State, Troubles};
 pub use estimate::{Dearest, Estimate, ModelFacts, used};
 pub use forecast::Forecast;

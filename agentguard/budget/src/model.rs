@@ -40,6 +40,7 @@ pub(crate) fn want(charges: Vec<Charge>, tokens: u64, least: u64) -> Want {
         charges,
         tokens,
         least,
+        most: 0,
     }
 }
 
@@ -77,11 +78,12 @@ pub(crate) enum Step {
         rate: u64,
         tokens: u64,
         least: u64,
+        most: u64,
     },
     Extend {
         which: usize,
         more: u64,
-        meanwhile: Option<u64>,
+        most: Option<u64>,
     },
     Settle {
         which: usize,
@@ -93,11 +95,11 @@ pub(crate) enum Step {
 
 pub(crate) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (1_u8..8, 0_u64..200, 0_u64..3_000_000, 0_u64..400, 0_u64..50).prop_map(
-            |(which, fixed, rate, tokens, least)| Step::Reserve { which, fixed, rate, tokens, least }
+        4 => (1_u8..8, 0_u64..200, 0_u64..3_000_000, 0_u64..400, 0_u64..50, 0_u64..3000).prop_map(
+            |(which, fixed, rate, tokens, least, most)| Step::Reserve { which, fixed, rate, tokens, least, most }
         ),
         3 => (any::<usize>(), 1_u64..300, proptest::option::of(0_u64..3000))
-            .prop_map(|(which, more, meanwhile)| Step::Extend { which, more, meanwhile }),
+            .prop_map(|(which, more, most)| Step::Extend { which, more, most }),
         4 => (any::<usize>(), proptest::option::of(0_u64..500)).prop_map(|(which, used)| Step::Settle { which, used }),
         1 => Just(Step::Pause),
         1 => Just(Step::Die),
@@ -112,8 +114,13 @@ struct Held {
     parts: Vec<(usize, Terms)>,
     /// For how many tokens.
     tokens: u64,
-    /// And how many it may have written while it waits.
-    meanwhile: u64,
+    /// And how many its provider may have written when its process dies.
+    owes: u64,
+}
+
+/// A second's worth more than is reserved, and no more than it may.
+fn owes(reserved: u64, most: u64) -> u64 {
+    most.min(reserved + 1024)
 }
 
 #[derive(Default)]
@@ -138,7 +145,7 @@ impl Model {
 
     /// It is over, and has used so much; none: nobody knows.
     fn ends(&mut self, held: Held, used: Option<u64>) {
-        let most = held.tokens.max(held.meanwhile);
+        let most = held.tokens.max(held.owes);
         for (account, terms) in held.parts {
             *self.used.entry(account).or_default() += used.unwrap_or(terms.amount(most));
         }
@@ -162,6 +169,7 @@ pub(crate) fn follows(subject: &mut impl Subject, steps: &[Step]) -> Result<(), 
                 rate,
                 tokens,
                 least,
+                most,
             } => {
                 let terms = Terms {
                     fixed,
@@ -180,7 +188,11 @@ pub(crate) fn follows(subject: &mut impl Subject, steps: &[Step]) -> Result<(), 
                 let wanted = room
                     .filter(|room| *room >= least.min(tokens))
                     .map(|room| tokens.min(room));
-                let got = subject.reserve(&want(charges, tokens, least), NOW);
+                let wants = Want {
+                    most,
+                    ..want(charges, tokens, least)
+                };
+                let got = subject.reserve(&wants, NOW);
                 prop_assert_eq!(got.as_ref().ok().map(|it| it.tokens), wanted);
                 if let Ok(granted) = got {
                     let parts = chosen.iter().map(|it| (*it, terms)).collect();
@@ -188,14 +200,15 @@ pub(crate) fn follows(subject: &mut impl Subject, steps: &[Step]) -> Result<(), 
                         id: granted.id,
                         parts,
                         tokens: granted.tokens,
-                        meanwhile: 0,
+                        // What it has no room for is no limit of its.
+                        owes: owes(granted.tokens, most.min(room.unwrap_or(0))),
                     });
                 }
             }
             Step::Extend {
                 which,
                 more,
-                meanwhile,
+                most: limit,
             } if !model.holds.is_empty() => {
                 let place = which % model.holds.len();
                 let Held {
@@ -213,13 +226,17 @@ pub(crate) fn follows(subject: &mut impl Subject, steps: &[Step]) -> Result<(), 
                 let its: Vec<_> = parts.iter().map(|(it, _)| budgets[*it].clone()).collect();
                 let asked = More {
                     tokens: more,
-                    meanwhile,
+                    most: limit,
                 };
                 let got = subject.extend(id, asked, &its, NOW).ok();
                 prop_assert_eq!(got, (most > 0).then_some(most));
                 model.holds[place].tokens += most;
-                if let Some(meanwhile) = meanwhile {
-                    model.holds[place].meanwhile = if most > 0 { 0 } else { meanwhile };
+                if let Some(limit) = limit {
+                    let held = &mut model.holds[place];
+                    held.owes = match most > 0 {
+                        true => owes(held.tokens, limit),
+                        false => limit,
+                    };
                 }
             }
             Step::Settle { which, used } if !model.holds.is_empty() => {

@@ -40,7 +40,7 @@ use crate::ledger::{Asked, Ledger, Refused};
 use account::Account;
 use link::{Link, Lost};
 use script::{Extended, Held, Reserved, Shortage};
-use state::{Inner, Part};
+use state::{Hold, Inner, Part};
 
 /// Settlements that wait for Redis, at most. What is one more is not sent: nobody renews what it holds, so that it is
 /// charged in full.
@@ -200,7 +200,7 @@ impl Shared {
                         over,
                         deadline: deadline(&want.charges, &firsts),
                     };
-                    self.inner.holds(hold, parts, tokens, want, &firsts);
+                    self.inner.holds(parts, &granted, want, &firsts);
                     return Ok(granted);
                 }
                 Ok(Reserved::Short(shortage)) => {
@@ -235,7 +235,7 @@ impl Shared {
         let operation = script::reserve(
             (&self.inner.names, link.generation),
             hold,
-            (want.tokens, want.least),
+            (want.tokens, want.least, want.most),
             &charges,
             (now, self.inner.options.lease),
         );
@@ -249,17 +249,19 @@ impl Shared {
         budgets: &[Arc<Budget>],
         now: i64,
     ) -> Result<u64, Refused> {
-        let (parts, tokens, link) = self.inner.goes_on(id).ok_or(Refused::Settled)?;
+        let (hold, link) = self.inner.goes_on(id).ok_or(Refused::Settled)?;
+        let (tokens, parts) = (hold.tokens, &hold.parts);
         if let Some(link) = link {
-            let asked = self.asks_more(&link, (id, tokens), more, (&parts, budgets), now);
+            let asked = self.asks_more(&link, (id, &hold), more, budgets, now);
             let patience = self.inner.options.timeout.saturating_mul(2);
             let asked = tokio::time::timeout(patience, asked).await;
             match asked.unwrap_or_else(|_| Err(given_up())) {
                 Ok(Extended::Total(total)) => {
-                    self.inner.extended(id, total);
+                    self.inner.extended(id, total, more.most);
                     return Ok(total.saturating_sub(tokens));
                 }
                 Ok(Extended::Short(shortage)) => {
+                    self.inner.waits(id, more.most);
                     let limit = budgets.get(shortage.charge).map_or(0, |it| it.limit);
                     let accounts: Vec<_> = parts.iter().map(|it| Arc::clone(&it.account)).collect();
                     self.yields(shortage, &accounts);
@@ -271,31 +273,31 @@ impl Shared {
                 Err(lost) => self.inner.lost(&link, &lost),
             }
         }
-        self.inner.extends_away(id, more.tokens, budgets, now)
+        self.inner.extends_away(id, more, budgets, now)
     }
 
     async fn asks_more(
         &self,
         link: &Link,
-        (id, tokens): (HoldId, u64),
+        (id, hold): (HoldId, &Hold),
         more: More,
-        (parts, budgets): (&[Part], &[Arc<Budget>]),
+        budgets: &[Arc<Budget>],
         now: i64,
     ) -> Result<Extended, Lost> {
         let names = (&self.inner.names, link.generation);
         let times = (now, self.inner.options.lease);
-        let charges = parts.iter().zip(budgets).map(|(part, budget)| {
+        let charges = hold.parts.iter().zip(budgets).map(|(part, budget)| {
             let alert = budget.reached == Reached::Alert;
             (Arc::clone(&part.account), part.terms, budget.limit, alert)
         });
         let charges: Vec<_> = charges.collect();
-        let operation = script::extend(names, id.0, (more, tokens), &charges, times);
+        let operation = script::extend(names, id.0, (more, hold.tokens), &charges, times);
         let extended = script::extended(&link.run(&operation).await?)?;
         if !matches!(extended, Extended::Unknown) {
             return Ok(extended);
         }
         // It was restarted and has lost what it knew, or the call began while it was away: it is told.
-        let held: Vec<Held> = state::held(id.0, parts).collect();
+        let held: Vec<Held> = state::held(id, hold).collect();
         let renewed = script::renew(names, &held, times);
         script::done(&link.run(&renewed).await?)?;
         script::extended(&link.run(&operation).await?)

@@ -358,20 +358,22 @@ fn terms(unit: Unit, asks: Option<&Asks>) -> Terms {
 
 /// What a call reserves before it leaves.
 fn want(charges: Vec<Charge>, estimate: Option<&Estimate>) -> Want {
-    let (tokens, least) = match estimate {
-        None => (0, 0),
+    let (tokens, least, most) = match estimate {
+        None => (0, 0, 0),
         Some(estimate) => {
             let first = match estimate.visible {
                 true => estimate.output.min(FIRST),
                 false => estimate.output,
             };
-            (first, first.min(LEAST.saturating_mul(estimate.answers)))
+            let least = first.min(LEAST.saturating_mul(estimate.answers));
+            (first, least, estimate.output)
         }
     };
     Want {
         charges,
         tokens,
         least,
+        most,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use agentguard_model::budget::{Budget, Reached};
 
-use crate::charge::{Balance, Charge, Granted, HoldId, More, Short, Want};
+use crate::charge::{self, Balance, Charge, Granted, HoldId, More, Short, Want};
 use crate::embedded::FORGOTTEN;
 use crate::embedded::account::{Account, Kept, Name};
 use crate::embedded::journal::{Entry, Journal, Part};
@@ -41,7 +41,7 @@ pub(crate) struct Hold {
     pub(crate) parts: Vec<Part>,
     /// How many tokens it may write.
     tokens: u64,
-    /// How many its provider may have written in all, if that is more: nobody looks while it waits.
+    /// How many its provider may have written in all when this process dies, if that is more.
     owes: u64,
 }
 
@@ -145,14 +145,19 @@ impl Books {
             parts,
             tokens,
         };
+        let owes = charge::owes(tokens, want.most.min(room));
         let waiting = journal.waiting();
         journal.note(&entry);
+        if owes > 0 {
+            journal.note(&Entry::Owes { id, tokens: owes });
+        }
         if let Err(error) = journal.write() {
             journal.forget(waiting);
             return Err(Refused::Unwritten(error));
         }
         if let Entry::Holds { parts, .. } = entry {
             self.hold(id, parts, tokens, now);
+            self.owes(id, owes);
         }
         let deadlines = numbers.iter().zip(&want.charges);
         let deadlines = deadlines
@@ -249,10 +254,10 @@ impl Books {
             _ => None,
         };
         // Noted once, and not each time that it asks again.
-        let owes = match (&short, more.meanwhile) {
+        let owes = match (&short, more.most) {
             (_, None) => owed,
-            (Some(_), Some(meanwhile)) => meanwhile,
-            (None, Some(_)) => 0,
+            (Some(_), Some(most)) => most,
+            (None, Some(most)) => charge::owes(total, most),
         };
         if short.is_none() {
             journal.note(&Entry::Extends { id, tokens: total });

@@ -145,7 +145,7 @@ fn what_is_written_while_a_call_waits_is_charged_if_the_process_is_killed() {
     let (waits, other) = (of(40).expect("room"), of(60).expect("room"));
     let more = More {
         tokens: 10,
-        meanwhile: Some(500),
+        most: Some(5000),
     };
     let wrote = || ledger.shared.lock().journal.length();
     let none = short(ledger.extends(waits.id, more, &budgets, NOW));
@@ -168,24 +168,70 @@ fn what_is_written_while_a_call_waits_is_charged_if_the_process_is_killed() {
         }
     };
     // The other one had 60, and does not wait.
-    finds(&killed(&directory), [560, 1007 + 127]);
+    finds(&killed(&directory), [5060, 10_007 + 127]);
     // The database does not have it, and the next journal has.
     ledger.shared.checkpoint(NOW).expect("a checkpoint");
-    finds(&killed(&directory), [560, 1007 + 127]);
+    finds(&killed(&directory), [5060, 10_007 + 127]);
     ledger.settle(other.id, Some(&[20, 47]), NOW);
-    finds(&killed(&directory), [520, 1007 + 47]);
+    finds(&killed(&directory), [5020, 10_007 + 47]);
     // Who only asks for the time does not say that it goes on.
     ledger
         .extends(waits.id, 1.into(), &budgets, NOW)
         .expect("room");
-    finds(&killed(&directory), [520, 1007 + 47]);
+    finds(&killed(&directory), [5020, 10_007 + 47]);
     assert_eq!(
         ledger.extends(waits.id, more, &budgets, NOW).expect("room"),
         10
     );
-    finds(&killed(&directory), [51 + 20, 109 + 47]);
+    // It goes on, and its provider until it notices.
+    finds(&killed(&directory), [51 + 1024 + 20, 109 + 2048 + 47]);
     ledger.settle(waits.id, Some(&[45, 97]), NOW);
     finds(&killed(&directory), [65, 144]);
+}
+
+/// What providers write until they notice that nobody reads.
+#[test]
+fn what_is_written_behind_what_is_reserved_is_charged_if_the_process_is_killed() {
+    let directory = TempDir::new().expect("a directory");
+    let ledger = open(directory.path(), NOW);
+    let tokens = budget("t", Unit::OutputTokens, 10_000, Window::Day);
+    let begins = |reserved, most| {
+        let wants = Want {
+            most,
+            ..want(vec![charge(&tokens, "a", 0, 1_000_000)], reserved, 1)
+        };
+        ledger.reserves(&wants, NOW).expect("room").id
+    };
+    let finds = |used| {
+        let found = open(killed(&directory).path(), NOW).accounts(NOW).remove(0);
+        assert_eq!((found.used, found.held), (used, 0));
+    };
+    let id = begins(256, 3000);
+    assert_eq!(ledger.accounts(NOW)[0].held, 256, "from nobody");
+    finds(256 + 1024);
+    ledger.shared.checkpoint(NOW).expect("a checkpoint");
+    finds(256 + 1024);
+    let goes_on = |more: u64| {
+        let more = More {
+            tokens: more,
+            most: Some(3000),
+        };
+        let got = ledger.extends(id, more, std::slice::from_ref(&tokens), NOW);
+        assert_eq!(got.expect("room"), more.tokens);
+    };
+    goes_on(1024);
+    finds(1280 + 1024);
+    // No more than it may.
+    goes_on(1024);
+    finds(3000);
+    goes_on(696);
+    finds(3000);
+    ledger.settle(id, Some(&[2000]), NOW);
+    finds(2000);
+    // What has all of its limit, and what is not counted.
+    begins(300, 300);
+    begins(100, 0);
+    finds(2400);
 }
 
 #[test]

@@ -157,6 +157,7 @@ impl Leases {
                 hold: lease.hold?,
                 place: 0,
                 amount: lease.amount,
+                owes: 0,
             })
         })
     }

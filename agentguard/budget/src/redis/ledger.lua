@@ -9,8 +9,8 @@
 -- charged first and last, t when it was told last for how long it is kept, e how often somebody said what was used, p the
 -- parts of a sliding window as `part:amount,…`, P<place> the places of destinations, and H<hold>:<place among its charges>
 -- what a call holds: an amount, or, once it has expired and was charged, `x:amount:part:e`, so that a host that comes back
--- late finds it, and corrects it. Where it may owe more than it holds, since its provider writes on while it waits, W of the
--- same is that amount, and what was charged is `x:amount:part:e:held`.
+-- late finds it, and corrects it. Where it may owe more than it holds, since its provider writes on when its host has died,
+-- W of the same is that amount, and what was charged is `x:amount:part:e:held`.
 --
 -- Numbers of Lua are doubles: amounts are whole and below 2^53, and what would be more is LIMIT, which fits nowhere.
 
@@ -18,6 +18,8 @@ local LIMIT = 9007199254740992
 local MOST = LIMIT - 1
 -- Tokens, at most: the arithmetic of `fits` is exact up to here.
 local MOST_TOKENS = 1125899906842624
+-- What a provider is taken to have written beyond what was reserved, should its host die, as in the ledger of one host.
+local UNSEEN = 1024
 local ANY = math.huge
 local MILLION = 1000000
 -- Holds that expired, of one account and in one call.
@@ -223,6 +225,19 @@ local function owes(account, hold)
   return tonumber(redis.call('HGET', account.hash, 'W' .. hold) or '0')
 end
 
+-- Notes it. `fresh`: nothing was noted before.
+local function may_owe(account, hold, held, owed, fresh)
+  if account.kind ~= 'h' then
+    return
+  end
+  if owed > held then
+    account.fields[#account.fields + 1] = 'W' .. hold
+    account.fields[#account.fields + 1] = text(owed)
+  elseif not fresh then
+    redis.call('HDEL', account.hash, 'W' .. hold)
+  end
+end
+
 local function put(account, hold, held, lease)
   local fields = account.fields
   fields[#fields + 1] = 'H' .. hold
@@ -321,7 +336,7 @@ local function room(account, now)
 end
 
 local function reserve()
-  local hold, now, lease, wanted, least, count = word(), number(), number(), number(), number(), number()
+  local hold, now, lease, wanted, least, most, count = word(), number(), number(), number(), number(), number(), number()
   local accounts = charged(count, now)
   local all, narrowest, over = ANY, nil, {}
   local function short(place)
@@ -344,6 +359,7 @@ local function reserve()
     return short(narrowest)
   end
   local tokens, firsts = math.min(wanted, all), {}
+  local may = math.min(most, all, tokens + UNSEEN)
   for place, account in ipairs(accounts) do
     if account.first == 0 then
       account.first = now
@@ -352,6 +368,7 @@ local function reserve()
       local held = amount(account, tokens)
       account.held = math.min(MOST, account.held + held)
       put(account, hold .. ':' .. (place - 1), held, lease)
+      may_owe(account, hold .. ':' .. (place - 1), held, amount(account, may), true)
     elseif account.kind == 'd' and account.used < MOST_PLACES then
       account.used = account.used + redis.call('HSETNX', account.hash, account.place, '')
     end
@@ -362,7 +379,7 @@ local function reserve()
 end
 
 local function extend()
-  local hold, now, lease, more, tokens, meanwhile = word(), number(), number(), number(), number(), number()
+  local hold, now, lease, more, tokens, most = word(), number(), number(), number(), number(), number()
   local accounts = charged(number(), now)
   for place, account in ipairs(accounts) do
     if account.holds then
@@ -409,8 +426,8 @@ local function extend()
     local account = accounts[narrowest]
     local needed = math.max(0, amount(account, tokens + 1) - amount(account, tokens))
     for place, its in ipairs(accounts) do
-      if meanwhile >= 0 and its.kind == 'h' then
-        redis.call('HSET', its.hash, 'W' .. hold .. ':' .. (place - 1), text(amount(its, meanwhile)))
+      if most >= 0 and its.kind == 'h' then
+        redis.call('HSET', its.hash, 'W' .. hold .. ':' .. (place - 1), text(amount(its, most)))
       end
     end
     return refused(accounts, narrowest, needed, now)
@@ -420,8 +437,9 @@ local function extend()
       local held = math.max(account.own, amount(account, total))
       account.held = math.min(MOST, account.held + held - account.own)
       put(account, hold .. ':' .. (place - 1), held, lease)
-      if meanwhile >= 0 then
-        redis.call('HDEL', account.hash, 'W' .. hold .. ':' .. (place - 1))
+      if most >= 0 then
+        local may = math.min(most, total + UNSEEN)
+        may_owe(account, hold .. ':' .. (place - 1), held, amount(account, may), false)
       end
       save(account, now)
     end
@@ -476,7 +494,7 @@ local function renew()
   local now, lease = number(), number()
   for _ = 1, number() do
     local account = open()
-    local hold, wanted = word(), number()
+    local hold, wanted, owed = word(), number(), number()
     local held, was, late = found(account, hold)
     if was then
       gives_back(account, late, was)
@@ -484,6 +502,7 @@ local function renew()
     local its = math.max(held or was or 0, wanted)
     account.held = math.min(MOST, account.held + its - (held or 0))
     put(account, hold, its, lease)
+    may_owe(account, hold, its, owed, false)
     save(account, now)
   end
   redis.call('PEXPIRE', KEYS[1], KNOWN)

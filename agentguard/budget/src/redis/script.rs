@@ -80,6 +80,8 @@ pub(super) struct Held {
     /// Which of the hold's charges it is.
     pub(super) place: usize,
     pub(super) amount: u64,
+    /// What it may owe, should this host die. No more than is held: nothing beyond that.
+    pub(super) owes: u64,
 }
 
 /// As the script counts: below [`LIMIT`], or that.
@@ -100,7 +102,7 @@ pub(super) fn fence(names: &Names, generation: u64) -> Operation {
 pub(super) fn reserve(
     (names, generation): (&Names, u64),
     hold: u64,
-    (tokens, least): (u64, u64),
+    (tokens, least, most): (u64, u64, u64),
     charges: &[(Arc<Account>, &Charge)],
     (now, lease): (i64, Duration),
 ) -> Operation {
@@ -109,8 +111,9 @@ pub(super) fn reserve(
     arguments.push(names.hold(hold));
     arguments.push(now.to_string());
     arguments.push(lease.as_millis().to_string());
-    arguments.push(tokens.min(MOST_TOKENS).to_string());
-    arguments.push(least.min(MOST_TOKENS).to_string());
+    for number in [tokens, least, most] {
+        arguments.push(number.min(MOST_TOKENS).to_string());
+    }
     arguments.push(charges.len().to_string());
     for (account, charge) in charges {
         let alert = charge.budget.reached == agentguard_model::budget::Reached::Alert;
@@ -134,8 +137,8 @@ pub(super) fn extend(
     arguments.push(lease.as_millis().to_string());
     arguments.push(more.tokens.min(MOST_TOKENS).to_string());
     arguments.push(tokens.min(MOST_TOKENS).to_string());
-    let meanwhile = more.meanwhile.map(|it| it.min(MOST_TOKENS).to_string());
-    arguments.push(meanwhile.unwrap_or_else(|| "-1".to_owned()));
+    let most = more.most.map(|it| it.min(MOST_TOKENS).to_string());
+    arguments.push(most.unwrap_or_else(|| "-1".to_owned()));
     arguments.push(charges.len().to_string());
     for (account, terms, limit, alert) in charges {
         charged(&mut operation, account, (*terms, *limit, *alert, 0), now);
@@ -182,6 +185,7 @@ pub(super) fn renew(
         let hold = format!("{}:{}", names.hold(it.hold), it.place);
         operation.arguments.push(hold);
         operation.arguments.push(bounded(it.amount).to_string());
+        operation.arguments.push(bounded(it.owes).to_string());
     }
     operation
 }

@@ -13,7 +13,7 @@ use super::lease::Leases;
 use super::link::{Link, Lost};
 use super::script::{self, Held, Settlement, Spent};
 use super::{MAX_WAITING, Names, Options};
-use crate::charge::{Balance, Granted, HoldId, Short, Terms, Want};
+use crate::charge::{self, Balance, Granted, HoldId, More, Short, Terms, Want};
 use crate::ledger::Refused;
 
 /// How it stands with the ledger that is shared.
@@ -43,10 +43,13 @@ pub(super) struct Part {
     pub(super) first: i64,
 }
 
-#[derive(Debug)]
-struct Hold {
-    parts: Vec<Part>,
-    tokens: u64,
+/// What a call holds.
+#[derive(Clone, Debug)]
+pub(super) struct Hold {
+    pub(super) parts: Vec<Part>,
+    pub(super) tokens: u64,
+    /// How many its provider may have written in all when this host dies, if that is more.
+    owes: u64,
 }
 
 /// What is to be drawn in advance: under which number, of which account, and how much.
@@ -88,17 +91,37 @@ struct State {
 }
 
 /// All that a call holds which is held, for [`script::renew`].
-pub(super) fn held(hold: u64, parts: &[Part]) -> impl Iterator<Item = Held> {
+pub(super) fn held(id: HoldId, hold: &Hold) -> impl Iterator<Item = Held> {
     let held = move |(place, part): (usize, &Part)| Held {
         account: Arc::clone(&part.account),
-        hold,
+        hold: id.0,
         place,
         amount: part.held,
+        owes: script::amount(part.terms, hold.owes),
     };
-    let parts = parts.iter().enumerate();
+    let parts = hold.parts.iter().enumerate();
     parts
         .filter(|(_, part)| part.account.unit.is_held())
         .map(held)
+}
+
+impl Hold {
+    fn new(parts: Vec<Part>, granted: &Granted, want: &Want) -> Self {
+        let tokens = granted.tokens;
+        Self {
+            parts,
+            tokens,
+            owes: charge::owes(tokens, want.most.min(granted.room)),
+        }
+    }
+
+    /// It may write so many tokens in all; `most`: as [`More::most`].
+    fn grows(&mut self, total: u64, most: Option<u64>) {
+        self.tokens = total;
+        if let Some(most) = most {
+            self.owes = charge::owes(total, most);
+        }
+    }
 }
 
 impl Inner {
@@ -153,9 +176,8 @@ impl Inner {
     /// A call was let out.
     pub(super) fn holds(
         &self,
-        hold: u64,
         mut parts: Vec<Part>,
-        tokens: u64,
+        granted: &Granted,
         want: &Want,
         firsts: &[i64],
     ) {
@@ -174,19 +196,27 @@ impl Inner {
                 self.work.notify_one();
             }
         }
-        state.holds.insert(HoldId(hold), Hold { parts, tokens });
+        let hold = Hold::new(parts, granted, want);
+        state.holds.insert(granted.id, hold);
     }
 
-    /// What a call holds, for how many tokens, and the connection, if there is one. None: it was settled.
-    pub(super) fn goes_on(&self, id: HoldId) -> Option<(Vec<Part>, u64, Option<Arc<Link>>)> {
+    /// What a call holds, and the connection, if there is one. None: it was settled.
+    pub(super) fn goes_on(&self, id: HoldId) -> Option<(Hold, Option<Arc<Link>>)> {
         let state = self.lock();
         let hold = state.holds.get(&id)?;
-        Some((hold.parts.clone(), hold.tokens, state.link.clone()))
+        Some((hold.clone(), state.link.clone()))
     }
 
-    pub(super) fn extended(&self, id: HoldId, total: u64) {
+    /// A call goes on that found nothing more, and waits.
+    pub(super) fn waits(&self, id: HoldId, most: Option<u64>) {
+        if let (Some(hold), Some(most)) = (self.lock().holds.get_mut(&id), most) {
+            hold.owes = most;
+        }
+    }
+
+    pub(super) fn extended(&self, id: HoldId, total: u64, most: Option<u64>) {
         if let Some(hold) = self.lock().holds.get_mut(&id) {
-            hold.tokens = total;
+            hold.grows(total, most);
             for part in &mut hold.parts {
                 if part.account.unit.is_held() {
                     part.held = part.held.max(script::amount(part.terms, total));
@@ -298,7 +328,7 @@ impl Inner {
             over: Vec::new(),
             deadline: super::deadline(&want.charges, &firsts),
         };
-        state.holds.insert(id, Hold { parts, tokens });
+        state.holds.insert(id, Hold::new(parts, &granted, want));
         Ok(granted)
     }
 
@@ -306,7 +336,7 @@ impl Inner {
     pub(super) fn extends_away(
         &self,
         id: HoldId,
-        more: u64,
+        more: More,
         budgets: &[Arc<Budget>],
         now: i64,
     ) -> Result<u64, Refused> {
@@ -314,7 +344,7 @@ impl Inner {
         let state = &mut *guard;
         let why = self.may_spend(state)?;
         let hold = state.holds.get_mut(&id).ok_or(Refused::Settled)?;
-        let mut total = hold.tokens.saturating_add(more);
+        let mut total = hold.tokens.saturating_add(more.tokens);
         for (place, (part, budget)) in hold.parts.iter().zip(budgets).enumerate() {
             // Time passes here as well, also where nothing is drawn of the account any more.
             let first = state.leases.first(&part.account).filter(|it| *it > 0);
@@ -339,11 +369,11 @@ impl Inner {
                 total = total.min(its.unwrap_or(0));
             }
         }
-        if total <= hold.tokens && more > 0 {
+        if total <= hold.tokens && more.tokens > 0 {
             return Err(used_up(&why));
         }
         let granted = total.saturating_sub(hold.tokens);
-        hold.tokens = hold.tokens.max(total);
+        hold.grows(hold.tokens.max(total), more.most);
         for (part, budget) in hold.parts.iter_mut().zip(budgets) {
             if !part.account.unit.is_held() {
                 continue;
@@ -419,9 +449,7 @@ impl Inner {
     pub(super) fn held(&self) -> (Vec<Held>, i64) {
         let state = self.lock();
         let holds = state.holds.iter();
-        let mut all: Vec<Held> = holds
-            .flat_map(|(id, hold)| held(id.0, &hold.parts))
-            .collect();
+        let mut all: Vec<Held> = holds.flat_map(|(id, hold)| held(*id, hold)).collect();
         all.extend(state.leases.held());
         (all, state.now)
     }

@@ -209,7 +209,7 @@ fn kinds() -> Vec<Arc<Budget>> {
 
 #[derive(Clone, Debug)]
 enum Do {
-    Begin(u8, u64, u64, u64, u64),
+    Begin(u8, u64, u64, (u64, u64), u64),
     More(usize, u64, Option<u64>),
     End(usize, Option<u64>),
     Wait(i64),
@@ -217,10 +217,10 @@ enum Do {
 
 fn doing() -> impl Strategy<Value = Do> {
     prop_oneof![
-        4 => (1_u8.., 0_u64..200, 0_u64..3_000_000, 0_u64..400, 0_u64..5)
+        4 => (1_u8.., 0_u64..200, 0_u64..3_000_000, (0_u64..400, 0_u64..3000), 0_u64..5)
             .prop_map(|(which, fixed, rate, tokens, place)| Do::Begin(which, fixed, rate, tokens, place)),
         2 => (any::<usize>(), 1_u64..300, proptest::option::of(0_u64..3000))
-            .prop_map(|(which, more, meanwhile)| Do::More(which, more, meanwhile)),
+            .prop_map(|(which, more, most)| Do::More(which, more, most)),
         4 => (any::<usize>(), proptest::option::of(0_u64..500)).prop_map(|(which, used)| Do::End(which, used)),
         2 => (-100_000_i64..1_500_000).prop_map(Do::Wait),
     ]
@@ -257,7 +257,7 @@ fn it_says_what_the_ledger_of_one_host_says() {
         let (mut now, mut open) = (NOW, Vec::new());
         for step in steps {
             match step {
-                Do::Begin(which, fixed, rate, tokens, place) => {
+                Do::Begin(which, fixed, rate, (tokens, most), place) => {
                     let chosen = kinds.iter().enumerate().filter(|(bit, _)| which & (1 << bit) != 0);
                     let charges = chosen.map(|(_, budget)| {
                         let (fixed, rate) = match budget.unit {
@@ -266,15 +266,15 @@ fn it_says_what_the_ledger_of_one_host_says() {
                         };
                         Charge { place, ..charge(budget, "a", fixed, rate) }
                     });
-                    let want = want(charges.collect(), tokens, tokens / 4);
+                    let want = Want { most, ..want(charges.collect(), tokens, tokens / 4) };
                     let (ours, shared) = told(host.reserve(&want, now));
                     let (its, embedded) = told(one.reserves(&want, now));
                     prop_assert_eq!(shared, embedded);
                     let budgets: Vec<_> = want.charges.iter().map(|it| it.budget.clone()).collect();
                     open.extend(ours.zip(its).map(|(ours, its)| (ours, its, budgets)));
                 }
-                Do::More(which, tokens, meanwhile) if !open.is_empty() => {
-                    let more = More { tokens, meanwhile };
+                Do::More(which, tokens, most) if !open.is_empty() => {
+                    let more = More { tokens, most };
                     let (ours, its, budgets) = &open[which % open.len()];
                     let shared = format!("{:?}", host.extend(*ours, more, budgets, now));
                     let embedded = format!("{:?}", one.extends(*its, more, budgets, now));
@@ -395,7 +395,7 @@ async fn what_is_written_while_a_call_waits_is_charged_if_its_host_dies() {
     let other = alive.reserve(&one(&tokens, 60), NOW).await.expect("room");
     let more = More {
         tokens: 10,
-        meanwhile: Some(500),
+        most: Some(5000),
     };
     let none = short(dead.extend(waits.id, more, &budgets, NOW).await);
     assert!(none.may_pass(), "{none:?}");
@@ -408,19 +408,22 @@ async fn what_is_written_while_a_call_waits_is_charged_if_its_host_dies() {
     short(alive.reserve(&one(&tokens, 1), NOW).await);
     let key = key(&server, &tokens).expect("an account");
     let over = || server.number(&key, "o");
-    assert_eq!((used_and_held(&server, &tokens), over()), ((560, 0), 460));
+    assert_eq!((used_and_held(&server, &tokens), over()), ((5060, 0), 4960));
     // Neither was dead.
     alive.settle(takes.id, Some(&[20]), NOW);
     settled(&alive).await;
-    assert_eq!((used_and_held(&server, &tokens), over()), ((520, 0), 460));
+    assert_eq!((used_and_held(&server, &tokens), over()), ((5020, 0), 4960));
     let got = dead.extend(waits.id, more, &budgets, NOW).await;
     assert_eq!(got.expect("room"), 10);
     assert_eq!((used_and_held(&server, &tokens), over()), ((20, 50), 0));
-    // It does not wait any more, so that it owes what it holds.
+    // It does not wait any more, so that it owes what it holds, and what its provider writes until it notices.
     expire(&server);
     let whole = want(vec![charge(&tokens, "a", 100, 0)], 0, 0);
     short(alive.reserve(&whole, NOW).await);
-    assert_eq!((used_and_held(&server, &tokens), over()), ((70, 0), 0));
+    assert_eq!(
+        (used_and_held(&server, &tokens), over()),
+        ((20 + 50 + 1024, 0), 1024)
+    );
     dead.settle(waits.id, Some(&[45]), NOW);
     settled(&dead).await;
     assert_eq!((used_and_held(&server, &tokens), over()), ((65, 0), 0));
@@ -560,7 +563,7 @@ async fn what_is_sent_twice_or_too_late_counts_once_or_not() {
     let charges = [(account.clone(), &asked.charges[0])];
     let reserve = |generation, hold| {
         let times = (NOW, Options::LEASE);
-        script::reserve((&names, generation), hold, (40, 1), &charges, times)
+        script::reserve((&names, generation), hold, (40, 1, 0), &charges, times)
     };
     let first = script::reserved(&run(reserve(2, 1)).await).expect("read");
     assert!(
@@ -675,8 +678,8 @@ async fn time_that_is_over_ends_what_is_under_way_also_while_it_is_away() {
     // Nobody has charged the account for long, so that nothing is drawn of it any more.
     shared.settle(spent, None, NOW + 3_600_000);
     shared.inner.gives_back_old();
-    let (parts, ..) = shared.inner.goes_on(HoldId(one.0)).expect("a call");
-    let known = shared.inner.leases_know(&parts[0].account);
+    let (hold, _) = shared.inner.goes_on(HoldId(one.0)).expect("a call");
+    let known = shared.inner.leases_know(&hold.parts[0].account);
     assert!(!known);
     let more = shared.extend(one, 1.into(), &only, NOW + 9_999).await;
     assert_eq!(more.expect("time"), 1);

@@ -155,7 +155,7 @@ async fn draw(inner: &Inner, link: &Link) -> Result<(), Lost> {
         let operation = script::reserve(
             (&inner.names, link.generation),
             hold,
-            (chunk, 1),
+            (chunk, 1, 0),
             &[(Arc::clone(&account), &charge)],
             (now, inner.options.lease),
         );

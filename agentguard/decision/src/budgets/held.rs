@@ -296,7 +296,7 @@ impl Held {
         }
         let more = More {
             tokens: wanted - granted,
-            meanwhile: Some(self.limit().max(written)),
+            most: Some(self.limit().max(written)),
         };
         let now = Timestamp::now().as_millisecond();
         let got = self.ledger.extend(self.id, more, budgets, now).await;

@@ -12,6 +12,9 @@ use super::plan::Call;
 use super::store::Store;
 use super::{LATE, Storm, world};
 
+/// What a provider is taken to have written behind what was reserved (`docs/budgets.md`).
+const UNSEEN: u64 = 1_024;
+
 /// Who is killed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Killed {
@@ -79,18 +82,27 @@ fn killed<'w>(world: &'w World, python: &Path, store: &Store<'w>, who: Killed) {
         assert_eq!(some(&storm, |it| it.held), reserved);
         assert_eq!(some(&storm, |it| it.used), BTreeMap::new());
     }
+    // What its provider writes until it notices, however little it was: its pace is not known any more.
+    let call = &storm.calls[0];
+    let most = (output + UNSEEN).min(call.limit.unwrap());
+    let mut charged = reserved;
+    for account in call.accounts() {
+        let of = |tokens| call.amount(account.unit, 0, tokens);
+        if let Some(its) = charged.get_mut(&account.name) {
+            *its += of(most) - of(output);
+        }
+    }
+    // What is at the same time is over.
+    charged.retain(|name, _| !name.contains("at-once"));
     // Also what a second end finds is charged already.
     for _ in 0..3 {
         store.expires().unwrap();
         storm.settled().unwrap();
-        let mut charged = reserved.clone();
-        // What is at the same time is over.
-        charged.retain(|name, _| !name.contains("at-once"));
         assert_eq!(some(&storm, |it| it.used), charged, "{who:?}");
         kill(&mut storm, who);
     }
     let bill = storm.provider.bills().remove(&1).unwrap();
-    assert!(bill.output <= output, "{bill:?}");
+    assert!(bill.output <= output, "it is slow: {bill:?}");
 }
 
 /// Two streams wait for each other when somebody is killed, and their provider has written on.
@@ -161,7 +173,7 @@ fn streams_whose_daemon_is_killed_while_they_wait_are_charged_so_in_redis() {
 }
 
 #[test]
-fn a_stream_whose_daemon_is_killed_is_charged_once_with_all_that_it_had_reserved() {
+fn a_stream_whose_daemon_is_killed_is_charged_once_with_what_it_had_reserved_and_a_part_more() {
     let Some(python) = client::python().unwrap() else {
         return;
     };

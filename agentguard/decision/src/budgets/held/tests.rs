@@ -59,6 +59,7 @@ fn held(began: i64) -> Held {
         charges: budgets.into_iter().map(charge).collect(),
         tokens: 0,
         least: 0,
+        most: 0,
     };
     let granted = Granted {
         id: HoldId(1),
