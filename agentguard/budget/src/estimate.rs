@@ -5,7 +5,7 @@ use agentguard_model::{Demand, Llm, LlmOperation, Usage};
 
 use crate::charge::Terms;
 use crate::prices::{Caches, Hidden, Rate, Served};
-use crate::tokens::{Content, Pictures};
+use crate::tokens::{Content, Counted, Pictures};
 
 /// The most that is taken for true of what a provider reports: more is no number of tokens. It is charged with what was
 /// held for it then.
@@ -73,6 +73,8 @@ pub struct Estimate {
     pub visible: bool,
     /// Whether some of the output may never be seen, and is billed all the same.
     pub hidden: bool,
+    /// Whether the input is what was counted of it, which is less than its bytes.
+    pub counted: bool,
 }
 
 impl Estimate {
@@ -81,10 +83,26 @@ impl Estimate {
     /// What it reads is bounded by [`Content::input_bound`]. What could not be read may fill the model's window.
     #[must_use]
     pub fn of(llm: &Llm, demand: &Demand, bytes: u64, model: &ModelFacts) -> Self {
+        Self::counting(llm, demand, bytes, None, model)
+    }
+
+    /// The same of a call that has been counted, where it has.
+    #[must_use]
+    pub fn counting(
+        llm: &Llm,
+        demand: &Demand,
+        bytes: u64,
+        counted: Option<Counted>,
+        model: &ModelFacts,
+    ) -> Self {
         let unread = llm.not_understood.is_some();
         let model_name = llm.model.as_deref().unwrap_or_default();
         let pictures = Pictures::of(&llm.provider, model_name);
-        let content = Content::of(bytes, demand, pictures).of_call(llm, demand);
+        let mut content = Content::of(bytes, demand, pictures).of_call(llm, demand);
+        let uncounted = content.text_bytes;
+        if let Some(counted) = counted {
+            content = content.counting(bytes, counted);
+        }
         let input = match llm.operation {
             // Each of many texts may fill the window by itself.
             LlmOperation::Embeddings => content.input_bound(None).min(ABSURD),
@@ -111,6 +129,7 @@ impl Estimate {
             answers,
             visible: llm.stream && writes && !hidden && !demand.background,
             hidden: writes && hidden,
+            counted: content.counted.is_some_and(|tokens| tokens < uncounted),
         }
     }
 

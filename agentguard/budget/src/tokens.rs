@@ -1,12 +1,14 @@
 //! How many tokens there are in what a model reads and writes: bounds before a call, counts while its answer comes.
 
 mod counter;
+mod input;
 mod pictures;
 
 use agentguard_model::{Demand, Llm, LlmOperation};
 use serde::Serialize;
 
 pub use counter::Counter;
+pub use input::{Counted, InputCounter};
 pub use pictures::Pictures;
 
 /// How tokens are counted, where a provider has made that public.
@@ -24,6 +26,13 @@ impl Tokenizer {
             Self::O200k => {
                 let _ = bpe_openai::o200k_base();
             }
+        }
+    }
+
+    /// The tokens of a text. It takes as long as the text is.
+    fn count(self, text: &str) -> u64 {
+        match self {
+            Self::O200k => bpe_openai::o200k_base().count(text) as u64,
         }
     }
 }
@@ -45,6 +54,8 @@ pub struct Content {
     /// Bytes of text, of messages, tools and all that goes into them, without the pictures that are counted in
     /// `pictures`. The bytes of the body are no fewer: what JSON escapes is longer than what it stands for.
     pub text_bytes: u64,
+    /// Tokens of that text, at most, where it has been counted.
+    pub counted: Option<u64>,
     /// Messages and tools.
     pub parts: u64,
     /// Tokens of the pictures in it, at most.
@@ -100,6 +111,7 @@ impl Content {
         };
         Self {
             text_bytes: bytes.saturating_sub(unread),
+            counted: None,
             parts: demand.parts.into(),
             pictures: known.map_or(0, |it| it.bound(demand)),
             beyond: known.map_or(0, |it| it.beyond(demand)),
@@ -115,6 +127,19 @@ impl Content {
             bare: is_bare(llm, demand),
             ..self
         }
+    }
+
+    /// The same of a call of this many bytes, which has been counted. What was set aside is a picture that is counted in
+    /// `pictures`, or text of which a byte is a token at most.
+    #[must_use]
+    pub const fn counting(self, bytes: u64, counted: Counted) -> Self {
+        let unread = bytes.saturating_sub(self.text_bytes);
+        let counted = match counted.aside.checked_sub(unread) {
+            Some(text) => Some(counted.tokens.saturating_add(text)),
+            // There are pictures that were not set aside, so that nobody knows what is.
+            None => None,
+        };
+        Self { counted, ..self }
     }
 
     /// The tokens that a model reads for it, at most; `context` is how many it can.
@@ -134,7 +159,8 @@ impl Content {
             true => AROUND_A_BARE_CALL,
             false => AROUND_A_CALL,
         };
-        let all = upper(self.text_bytes)
+        let text = upper(self.text_bytes).min(self.counted.unwrap_or(u64::MAX));
+        let all = text
             .saturating_add(call)
             .saturating_add(around)
             .saturating_add(self.pictures);
@@ -153,7 +179,7 @@ mod tests {
     use agentguard_model::{Demand, Llm, LlmOperation};
     use proptest::prelude::*;
 
-    use super::{Content, Pictures, upper};
+    use super::{Content, Counted, Pictures, upper};
 
     #[test]
     fn a_bound_is_of_what_is_shown_or_of_what_the_model_can_read() {
@@ -182,6 +208,32 @@ mod tests {
         };
         assert_eq!(more.input_bound(Some(128_000)), 128_000);
         assert_eq!(more.input_bound(None), u64::MAX);
+    }
+
+    #[test]
+    fn what_was_counted_is_a_bound_where_it_is_the_lower_one() {
+        let demand = Demand {
+            media: 1,
+            pictures: 1,
+            picture_bytes: 600,
+            ..Demand::default()
+        };
+        let known = Pictures::of("openai", "gpt-4o");
+        assert!(known.is_some());
+        let bound = |known, tokens, aside| {
+            let content = Content::of(1_000, &demand, known);
+            let counted = content.counting(1_000, Counted { tokens, aside });
+            counted.input_bound(Some(100_000))
+        };
+        let by_bytes = Content::of(1_000, &demand, known).input_bound(None);
+        assert_eq!(by_bytes, 400 + 2_048 + 1_445);
+        assert_eq!(bound(known, 90, 600), 90 + 2_048 + 1_445);
+        // More was set aside than is a picture.
+        assert_eq!(bound(known, 90, 650), 90 + 50 + 2_048 + 1_445);
+        assert_eq!(bound(known, 5_000, 600), by_bytes);
+        // A picture was counted as text: nobody knows which of the rest is none.
+        assert_eq!(bound(known, 90, 599), by_bytes);
+        assert_eq!(bound(None, 90, 600), 100_000, "of any length");
     }
 
     #[test]
@@ -270,11 +322,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bounds_never_wrap(text_bytes: u64, parts: u64, pictures: u64, beyond: u64, more: bool, bare: bool, context: Option<u64>) {
-            let content = Content { text_bytes, parts, pictures, beyond, more, bare };
+        fn bounds_never_wrap(
+            (text_bytes, counted) in any::<(u64, Option<u64>)>(),
+            parts in any::<u64>(),
+            (pictures, beyond) in any::<(u64, u64)>(),
+            more in any::<bool>(),
+            bare in any::<bool>(),
+            context in any::<Option<u64>>(),
+        ) {
+            let content = Content { text_bytes, counted, parts, pictures, beyond, more, bare };
             let bound = content.input_bound(context);
             prop_assert!(bound <= context.unwrap_or(u64::MAX).saturating_add(beyond));
-            prop_assert!(bound >= upper(text_bytes).min(context.unwrap_or(u64::MAX)));
+            let text = upper(text_bytes).min(counted.unwrap_or(u64::MAX));
+            prop_assert!(bound >= text.min(context.unwrap_or(u64::MAX)));
         }
 
         #[test]

@@ -29,6 +29,7 @@ mod ollama;
 mod paths;
 pub mod realtime;
 mod responses;
+mod said;
 #[cfg(test)]
 mod tests;
 mod tools;
@@ -43,6 +44,7 @@ pub use call::{Call, CallReader};
 pub use cut::{Cutter, Uncut};
 pub use limit::{Unlimited, limit, takes_none};
 pub use paths::Route;
+pub use said::{Said, SaidReader};
 pub use turn::{EventReader, Turn, TurnAnswer, TurnEvent, TurnReader};
 pub use written::{MAX_WRITTEN, Written};
 

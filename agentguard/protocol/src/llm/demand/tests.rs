@@ -1,7 +1,7 @@
 use agentguard_model::Demand;
 
 use crate::llm::tests::whole_call;
-use crate::llm::{Endpoint, InvokeForm};
+use crate::llm::{Endpoint, InvokeForm, Said, SaidReader};
 
 const CHAT: Endpoint = Endpoint::ChatCompletions;
 const GEMINI: Endpoint = Endpoint::GenerateContent { stream: true };
@@ -484,6 +484,16 @@ fn a_region_is_told_unless_it_is_any() {
 /// Its media, how many of them are pictures that are in it, how many are looked at in no more than high detail, and their bytes.
 fn pictures(endpoint: Endpoint, body: &str) -> (u32, u32, u32, u64) {
     let it = demand(endpoint, body);
+    // Whoever counts what is said takes them out of what is set aside, where all of them have to be.
+    let mut aside = 0;
+    let mut tell = |said: Said<'_>| match said {
+        Said::Aside(bytes) => aside += bytes,
+        _ => {}
+    };
+    let mut reader = SaidReader::default();
+    reader.push(body.as_bytes(), &mut tell).unwrap();
+    reader.finish(&mut tell).unwrap();
+    assert!(aside >= it.picture_bytes, "{aside}: {body}");
     (it.media, it.pictures, it.plain_pictures, it.picture_bytes)
 }
 

@@ -1,0 +1,124 @@
+use proptest::prelude::*;
+
+use super::{AROUND_A_VALUE, AT_ONCE, Counted, InputCounter};
+use crate::tokens::{Counter, Tokenizer};
+
+fn counter() -> InputCounter {
+    InputCounter::new(Tokenizer::O200k)
+}
+
+fn whole(text: &str) -> u64 {
+    bpe_openai::o200k_base().count(text) as u64
+}
+
+/// Counts these texts, each in pieces of so many characters.
+fn counted(texts: &[String], size: usize) -> u64 {
+    let mut counter = counter();
+    for text in texts {
+        counter.value(None);
+        let letters: Vec<char> = text.chars().collect();
+        for piece in letters.chunks(size) {
+            counter.text(&piece.iter().collect::<String>());
+        }
+        counter.ends();
+    }
+    counter.counted().tokens
+}
+
+#[test]
+fn a_value_counts_with_its_name_and_what_stands_around_it() {
+    let mut counter = counter();
+    counter.value(Some("content"));
+    for piece in ["hel", "", "lo wor", "ld"] {
+        counter.text(piece);
+    }
+    counter.ends();
+    // A name, two words.
+    assert_eq!(counter.counted().tokens, AROUND_A_VALUE + 3);
+    counter.value(Some("url"));
+    counter.aside(1_000);
+    counter.aside(5);
+    let expected = Counted {
+        tokens: 2 * AROUND_A_VALUE + 4,
+        aside: 1_005,
+    };
+    assert_eq!(counter.counted(), expected);
+}
+
+/// A text is counted in parts where it is long, and never as fewer tokens than it has.
+#[test]
+fn long_texts_count_as_few_tokens_more_for_each_part() {
+    for text in [
+        "The quick brown fox jumps over the lazy dog. ",
+        "a",
+        "ab",
+        "=",
+        " ",
+        "\n",
+        "日本語のテキスト、",
+        "x9Kq+/",
+        "1234567890",
+        "🙂",
+    ] {
+        let text = text.repeat((4 * AT_ONCE + 100) / text.len());
+        let (expected, parts) = (whole(&text), (text.len() / AT_ONCE) as u64 + 1);
+        let most = expected + AROUND_A_VALUE + 2 * Counter::OVER_A_RUN * parts;
+        for size in [7, 1_000, text.len()] {
+            let found = counted(std::slice::from_ref(&text), size);
+            let start = &text[..text.floor_char_boundary(20)];
+            assert!(
+                (expected..=most).contains(&found),
+                "{start} by {size}: {found} of {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_being_read_is_not_forgotten() {
+    let mut counter = counter();
+    counter.value(None);
+    let text = "word ".repeat(AT_ONCE / 5 + 1);
+    counter.text(&text);
+    let tokens = counter.counted().tokens;
+    assert!(tokens >= whole(&text), "{tokens}");
+}
+
+/// Texts that are hard to split, and what joins two of them.
+fn text() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        "[a-z]{1,12}",
+        "[A-Z]{1,4}[a-z]{0,4}",
+        "[0-9]{1,9}",
+        "[ \t\r\n]{1,5}",
+        "['’\"{}:,./_=+-]{1,6}",
+        "'(s|t|re|ll|D)",
+        "[\u{e9}\u{df}\u{416}\u{3b1}]{1,5}",
+        "[日本語テキスト]{1,6}",
+        "[\u{300}-\u{310}]{1,3}",
+        "🙂|🏳️‍🌈",
+        any::<char>().prop_map(String::from),
+    ];
+    proptest::collection::vec(part, 0..12).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn texts_are_no_more_tokens_when_they_stand_behind_each_other(
+        texts in proptest::collection::vec(text(), 0..6),
+        size in 1_usize..30,
+        between in prop_oneof![Just(""), Just(" "), Just("\n"), Just("\","), Just("\": \""), Just(",\n    ")],
+    ) {
+        let joined = texts.join(between);
+        prop_assert!(counted(&texts, size) >= whole(&joined), "{texts:?}");
+    }
+
+    #[test]
+    fn a_text_is_no_more_tokens_than_bytes(text in text(), size in 1_usize..30) {
+        let tokens = counted(std::slice::from_ref(&text), size);
+        prop_assert!(tokens <= text.len() as u64 + AROUND_A_VALUE);
+        prop_assert_eq!(tokens, whole(&text) + AROUND_A_VALUE);
+    }
+}
