@@ -4,6 +4,7 @@
 //! it reserves a part of its limit at a time, and more as it is written. What is known of its use when it is over is
 //! settled; where nothing is, it has used all that was reserved.
 
+mod counted;
 mod held;
 mod scopes;
 mod soft;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Caches, Priced, Prices, Served};
+use agentguard_budget::tokens::Counted;
 use agentguard_budget::{
     Charge, Dearest, Estimate, Granted, Ledger, ModelFacts, Refused, Short, Terms, Want,
 };
@@ -31,7 +33,8 @@ pub use held::{Held, Used};
 pub use soft::Level;
 
 use crate::decider::Decider;
-use crate::port::{Client, Recorder, Target};
+use crate::port::{Client, Recorder, Says, Target};
+use counted::Counting;
 use held::Pricing;
 pub(crate) use scopes::Behind;
 use soft::Levels;
@@ -154,29 +157,38 @@ impl Accounting {
     }
 
     /// Reserves, and waits for a moment where others hold what is left: before it has less than it wants, and before it has
-    /// nothing.
-    async fn reserve(&self, want: &Want) -> Result<Granted, Refused> {
+    /// nothing. Before all of that it is counted, where it may be less than it was taken for; then that is what it wants.
+    async fn reserve(
+        &self,
+        want: &mut Want,
+        counting: &mut Counting<'_>,
+    ) -> Result<Granted, Refused> {
         let patience = Instant::now() + PATIENCE;
-        let all = Want {
-            least: want.tokens,
-            ..want.clone()
-        };
-        let mut asks = match want.least < want.tokens {
-            true => &all,
-            false => want,
-        };
+        let least = std::mem::replace(&mut want.least, want.tokens);
         loop {
             let now = Timestamp::now().as_millisecond();
-            let reserved = self.ledger.reserve(asks, now).await;
+            let reserved = self.ledger.reserve(want, now).await;
+            if counting.may_help(want, least, &reserved) {
+                let short = match reserved {
+                    Ok(granted) => {
+                        // Nobody is to wait for it meanwhile, and nobody else would give it back.
+                        let nothing = vec![0; want.charges.len()];
+                        self.ledger.settle(granted.id, Some(&nothing), now);
+                        None
+                    }
+                    Err(Refused::Short(short)) => Some(short),
+                    Err(_) => None,
+                };
+                counting.count(want, least, short).await;
+                continue;
+            }
             let late = Instant::now() >= patience;
             match reserved {
-                Err(Refused::Short(_))
-                    if asks.least > want.least && (late || !may_pass(&reserved)) =>
-                {
-                    asks = want;
+                Err(Refused::Short(_)) if want.least > least && (late || !may_pass(&reserved)) => {
+                    want.least = least;
                 }
                 // While Redis is away there may be enough of what was drawn in advance for less.
-                Err(Refused::LeaseSpent(_)) if asks.least > want.least => asks = want,
+                Err(Refused::LeaseSpent(_)) if want.least > least => want.least = least,
                 reserved if late || !may_pass(&reserved) => return reserved,
                 _ => tokio::time::sleep(AGAIN).await,
             }
@@ -208,11 +220,24 @@ struct Asks {
 
 impl Asks {
     fn of(prices: &Arc<Prices>, llm: &Llm, demand: &Demand, target: &Target, bytes: u64) -> Self {
+        Self::counting(prices, llm, demand, target, bytes, None)
+    }
+
+    /// The same of a call that has been counted, where it has.
+    fn counting(
+        prices: &Arc<Prices>,
+        llm: &Llm,
+        demand: &Demand,
+        target: &Target,
+        bytes: u64,
+        counted: Option<Counted>,
+    ) -> Self {
         let priced = prices.of(&llm.provider, llm.model.as_deref().unwrap_or_default());
         let mut served = Served::of(demand);
         served.regional |= is_regional(target);
         let caches = Caches::of(demand);
-        let estimate = Estimate::of(llm, demand, bytes, &ModelFacts::of(priced.rate));
+        let facts = ModelFacts::of(priced.rate);
+        let estimate = Estimate::counting(llm, demand, bytes, counted, &facts);
         Self {
             price: Dearest::of(priced.rate, served, caches, estimate.input),
             estimate,
@@ -259,14 +284,14 @@ const ANY: &str = "*";
 const UNKNOWN: &str = "unknown model, at the dearest price of each kind of token";
 
 impl<R: Recorder> Decider<R> {
-    /// Charges what the policy allows. `demand` is that of a call of a language model.
+    /// Charges what the policy allows. `demand` is that of a call of a language model, and `says` its content.
     pub(crate) async fn charge(
         &self,
         policy: &Policy,
         client: &Client,
         target: &Target,
         seen: Seen<'_>,
-        demand: &Demand,
+        (demand, says): (&Demand, Option<&dyn Says>),
     ) -> Charging {
         let Some(accounting) = self.accounting() else {
             return Charging::Free;
@@ -318,9 +343,23 @@ impl<R: Recorder> Decider<R> {
         if let Some(slow) = softly.slow {
             tokio::time::sleep(slow).await;
         }
-        let want = want(charges, asks.as_ref().map(|it| &it.estimate));
-        match accounting.reserve(&want).await {
+        let mut want = want(charges, asks.as_ref().map(|it| &it.estimate));
+        let mut counting = Counting {
+            prices: &prices,
+            llm: match charged {
+                Charged::Llm(llm) => Some(llm),
+                Charged::Tool(_) | Charged::Other => None,
+            },
+            demand,
+            target,
+            bytes: request.body,
+            says,
+            asks,
+            tried: false,
+        };
+        match accounting.reserve(&mut want, &mut counting).await {
             Ok(granted) => {
+                let asks = counting.asks;
                 let held = Held::new(&accounting.ledger, want, granted, asks).telling(softly.told);
                 Charging::Held(Arc::new(held))
             }
@@ -474,6 +513,7 @@ pub(crate) fn line(charge: &Charge, reserved: u64) -> BudgetLine {
         price_of: None,
         overshoot_cause: None,
         hidden: false,
+        counted: false,
     }
 }
 

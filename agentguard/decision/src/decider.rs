@@ -25,7 +25,7 @@ use crate::log::Log;
 use crate::moment::Moment;
 use crate::pins::{Pins, Unpinned};
 use crate::policies::Policies;
-use crate::port::{Aside, Client, Decided, Foreseen, Recorder, Target};
+use crate::port::{Aside, Client, Decided, Foreseen, Recorder, Says, Target};
 
 /// Takes decisions and has them recorded. Cheap to clone.
 #[derive(Debug)]
@@ -97,6 +97,10 @@ pub(crate) struct Beside {
     /// What limits are told at its end.
     pub(crate) ticket: Option<Arc<Ticket>>,
 }
+
+/// What a request has for budgets and limits: what it may have a model read and write, its content, the number of that, and
+/// whether it goes with another message.
+type Brings<'a> = (&'a Demand, Option<&'a dyn Says>, Option<u64>, bool);
 
 impl<R: Recorder> Decider<R> {
     /// Puts the pieces together.
@@ -183,7 +187,8 @@ impl<R: Recorder> Decider<R> {
     ) -> Decided {
         let spoken = if tls { Spoken::Tls } else { Spoken::Other };
         let none = Demand::default();
-        self.decide(client, target, behind, spoken.seen(), (&none, None, false))
+        let brings = (&none, None, None, false);
+        self.decide(client, target, behind, spoken.seen(), brings)
             .await
     }
 
@@ -196,8 +201,21 @@ impl<R: Recorder> Decider<R> {
         behind: &[IpAddr],
         asked: &Asked,
     ) -> Decided {
+        self.request_saying(client, target, behind, asked, None)
+            .await
+    }
+
+    /// The same of a request whose content is here, to be read once more where a budget needs it.
+    pub async fn request_saying(
+        &self,
+        client: &Client,
+        target: &Target,
+        behind: &[IpAddr],
+        asked: &Asked,
+        says: Option<&dyn Says>,
+    ) -> Decided {
         let seen = Seen::Request(asked.seen());
-        let brings = (asked.demand(), asked.content(), asked.is_beside());
+        let brings = (asked.demand(), says, asked.content(), asked.is_beside());
         self.decide(client, target, behind, seen, brings).await
     }
 
@@ -461,7 +479,7 @@ impl<R: Recorder> Decider<R> {
         target: &Target,
         behind: &[IpAddr],
         seen: Seen<'_>,
-        (demand, content, is_beside): (&Demand, Option<u64>, bool),
+        (demand, says, content, is_beside): Brings<'_>,
     ) -> Decided {
         let started = Instant::now();
         let policy = self.policies.current();
@@ -481,7 +499,7 @@ impl<R: Recorder> Decider<R> {
             }
         }
         if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
-            let charging = self.charge(&policy, client, &target, seen, demand);
+            let charging = self.charge(&policy, client, &target, seen, (demand, says));
             match charging.await {
                 Charging::Free => {}
                 Charging::Held(it) => held = Some(it),

@@ -36,7 +36,7 @@ pub use limits::Fingerprint;
 pub use operator::Change;
 pub use pins::{Compared, Pins, Unpinned};
 pub use policies::Policies;
-pub use port::{Aside, Client, Decided, Foreseen, RecordRefused, Recorder, Target};
+pub use port::{Aside, Client, Decided, Foreseen, RecordRefused, Recorder, Says, Target};
 
 #[cfg(test)]
 mod tests;

@@ -74,7 +74,10 @@ impl<R: Recorder> Decider<R> {
                 ..Request::new("", "")
             };
             let (seen, none) = (Seen::Request(request), Demand::default());
-            match self.charge(&policy, client, &place(), seen, &none).await {
+            match self
+                .charge(&policy, client, &place(), seen, (&none, None))
+                .await
+            {
                 Charging::Free => {}
                 Charging::Held(it) => held = Some(it),
                 Charging::Refused(mut denial) => {

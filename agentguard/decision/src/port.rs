@@ -1,5 +1,6 @@
 //! What goes in and out of the pipeline, and what it asks of outer rooms.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -38,6 +39,13 @@ pub trait Recorder: Send + Sync + 'static {
 
     /// Keeps contents of what an agent was allowed, beside the record. Never blocks; what cannot be kept is counted.
     fn contents(&self, id: DecisionId, agent: &AgentName, contents: Contents);
+}
+
+/// What a call of a language model says, for who has to read it once more.
+pub trait Says: Send + Sync {
+    /// Its JSON without content codings, from the beginning, in pieces of any size; a part of it where it cannot be had as a
+    /// whole.
+    fn pieces(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + Send + '_>;
 }
 
 /// A decision could not be recorded.

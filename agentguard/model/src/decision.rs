@@ -169,6 +169,9 @@ pub struct BudgetLine {
     /// it is written: the model may reason, or the provider has tools of its own, or the call could not be read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hidden: bool,
+    /// Whether its input was counted by its model's own tokenizer, since it had too little room by its bytes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counted: bool,
 }
 
 /// Why more was used of a budget than was reserved.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use agentguard_decision::{
-    Asked, Changes, Client, Decided, Decider, Held, Recorder, Spoken, Target,
+    Asked, Changes, Client, Decided, Decider, Held, Recorder, Says, Spoken, Target,
 };
 use agentguard_model::{ActionKind, Reason, ReasonCode};
 use tokio::net::TcpStream;
@@ -270,8 +270,14 @@ impl<R: Recorder, P: Port> Flow<R, P> {
 
     /// Decides a request.
     pub(crate) async fn request(&self, asked: &Asked) -> Decided {
+        self.request_saying(asked, None).await
+    }
+
+    /// The same, whose content is here.
+    pub(crate) async fn request_saying(&self, asked: &Asked, says: Option<&dyn Says>) -> Decided {
         let (decider, behind) = (&self.guard.decider, self.behind());
-        let decided = decider.request(&self.client, &self.target, &behind, asked);
+        let (client, target) = (&self.client, &self.target);
+        let decided = decider.request_saying(client, target, &behind, asked, says);
         decided.await
     }
 

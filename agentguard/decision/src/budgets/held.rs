@@ -12,6 +12,7 @@ use agentguard_model::budget::{Budget, Unit};
 use agentguard_model::{BudgetLine, OvershootCause, Usage};
 use jiff::Timestamp;
 
+use super::counted::is_of_input;
 use super::{Asks, FIRST, Level, SLICE, line};
 
 /// Of how many equal calls what is left has room for one part each.
@@ -383,6 +384,8 @@ impl Held {
                 },
                 // What is the same whatever it writes says nothing of that.
                 hidden: charge.terms.per_million > 0 && self.estimate.is_some_and(|it| it.hidden),
+                counted: is_of_input(charge.budget.unit)
+                    && self.estimate.is_some_and(|it| it.counted),
                 ..line(charge, *held)
             });
         lines.collect()

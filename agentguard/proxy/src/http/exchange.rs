@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
-use agentguard_decision::{Asked, Decided, Recorder};
+use agentguard_decision::{Asked, Decided, Recorder, Says};
 use agentguard_model::{ActionKind, ClaimSource, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
@@ -43,6 +43,7 @@ use crate::http::leg::Leg;
 use crate::http::listed::Looks;
 use crate::http::metered::Meter;
 use crate::http::reading::Reading;
+use crate::http::said::said;
 use crate::http::says::Answering;
 use crate::http::tongue::{Tongue, refuse};
 use crate::http::upstream::Upstream;
@@ -195,7 +196,14 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 let decided = self.flow.refuse(kind, ReasonCode::SessionNotOwn, message);
                 (decided.await, StatusCode::FORBIDDEN)
             }
-            None => self.decide(&meaning, &asked, growth.as_mut()).await,
+            None => {
+                let room = |memory| self.flow.room(memory);
+                let says = calling
+                    .as_ref()
+                    .and_then(|_| said(&body, &parts.headers, asked.seen().body, room));
+                let deciding = self.decide(&meaning, &asked, says.as_deref(), growth.as_mut());
+                deciding.await
+            }
         };
         let elsewhere = calling.as_ref().is_some_and(Calling::goes_without);
         if status == StatusCode::FORBIDDEN && elsewhere && meaning.websocket.is_some() {
@@ -364,6 +372,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         &self,
         meaning: &request::Request,
         asked: &Asked,
+        says: Option<&dyn Says>,
         growth: Option<&mut Growth>,
     ) -> (Decided, StatusCode) {
         if let Some(message) = self.mismatch(meaning.authority.as_ref()) {
@@ -377,7 +386,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         {
             return (decided, StatusCode::FORBIDDEN);
         }
-        (self.flow.request(asked).await, StatusCode::FORBIDDEN)
+        let decided = self.flow.request_saying(asked, says);
+        (decided.await, StatusCode::FORBIDDEN)
     }
 
     /// Says why the request is not for whom this connection was opened, if so.

@@ -189,6 +189,11 @@ impl Held {
         self.kept.size()
     }
 
+    /// What is here.
+    pub(crate) const fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
     /// All that is here, in one piece.
     pub(crate) fn copied(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.size());

@@ -38,6 +38,7 @@ mod message;
 mod metered;
 mod pool;
 mod reading;
+mod said;
 mod says;
 mod sessions;
 mod streams;

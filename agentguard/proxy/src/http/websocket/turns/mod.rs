@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use agentguard_decision::{Asked, Changes, Decided, Recorder};
+use agentguard_decision::{Asked, Changes, Decided, Recorder, Says};
 use agentguard_model::{ActionKind, ClaimSource, Demand, Llm, LlmOperation, ReasonCode};
 use agentguard_protocol::content::Beginning;
 use agentguard_protocol::json::Reader;
@@ -36,6 +36,7 @@ use crate::http::changed::{Content, MAX_KEPT, Made, edited};
 use crate::http::checks::{Checks, Goes};
 use crate::http::growth::Judge as _;
 use crate::http::held::Kept;
+use crate::http::said::Plain;
 use crate::http::says::Answering;
 use crate::http::websocket::Stopped;
 use crate::relay::revoked;
@@ -174,7 +175,11 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         };
         let asked = self.handshake.turn(llm, size).demanding(demand);
         let asked = Arc::new(asked.saying(content).claiming(ClaimSource::Llm, user));
-        let decided = self.flow.request(&asked).await;
+        // In a session more is read than is said in one event.
+        let plain = text.as_ref().filter(|_| self.live.is_none()).map(Plain);
+        let says = plain.as_ref().map(|it| it as &dyn Says);
+        let decided = self.flow.request_saying(&asked, says).await;
+        drop(plain);
         if !decided.allowed {
             return Ok(Err(decided));
         }
