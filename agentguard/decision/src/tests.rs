@@ -1,5 +1,6 @@
 mod behind;
 mod charged;
+mod counted;
 mod kernel;
 mod limits;
 mod local;

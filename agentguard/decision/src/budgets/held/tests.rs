@@ -116,6 +116,7 @@ fn what_is_written_on_and_seen_counts_once() {
             answers: 1,
             visible: true,
             hidden: false,
+            counted: false,
         });
         let saw = |tokens| held.saw(tokens, if sure { tokens } else { 50 });
         saw(100);
@@ -144,6 +145,7 @@ fn causes(reserved: u64, ends: impl FnOnce(&Held), how: Used<'_>) -> Vec<Option<
         answers: 1,
         visible: true,
         hidden: false,
+        counted: false,
     });
     for charge in &mut held.want.charges {
         charge.terms.per_million = u64::from(charge.budget.unit == Unit::Tokens) * 1_000_000;
