@@ -189,6 +189,48 @@ fn what_is_charged_is_what_the_provider_reports() {
     }
 }
 
+/// 5,000 words are 20,000 bytes, and for GPT as many tokens as words. Of Claude nobody knows how many.
+#[test]
+fn a_long_prompt_that_fits_by_its_tokens_and_not_by_its_bytes_goes_where_they_can_be_counted() {
+    let Some(python) = client::python().unwrap() else {
+        return;
+    };
+    let world = world("budget-counted").unwrap();
+    let budgets = "
+  - { id: all, unit: tokens, limit: 12000, window: day, per: [model] }
+";
+    let room = open(&world, budgets).unwrap();
+    for (call, said) in [
+        ("openai gpt-4o 5000 100 plain 1", "100 length 100"),
+        ("openai gpt-4o-mini 5000 100 stream 1", "100 length 100"),
+        ("responses gpt-4.1 5000 100 stream 1", "100 incomplete 100"),
+    ] {
+        assert_eq!(lines(&room, &python, call).unwrap(), [said], "{call}");
+        let decision = calls(&room, 1).unwrap().remove(0);
+        let reserved = &decision.budget[0];
+        assert!(
+            reserved.counted && reserved.clamped.is_none(),
+            "{reserved:?}"
+        );
+        let usage = decision.outcome.as_ref().unwrap().llm.as_ref().unwrap();
+        let usage = usage.usage.unwrap();
+        let used = usage.input_tokens.unwrap() + usage.output_tokens.unwrap();
+        let line = line(&decision, "all").unwrap();
+        assert_eq!((line.settled, line.overshoot), (Some(used), None), "{call}");
+        assert!((used..6_000).contains(&line.reserved), "{line:?}");
+        assert!(line.counted, "{line:?}");
+    }
+    let origin = world.origin(ANTHROPIC).unwrap();
+    let arrived = || origin.log().requests().unwrap().len();
+    let before = arrived();
+    let call = "anthropic claude-haiku-4-5 5000 100 plain 1";
+    let told = lines(&room, &python, call).unwrap().remove(0);
+    assert!(told.starts_with("RateLimitError 429 "), "{told}");
+    let decision = calls(&room, 1).unwrap().remove(0);
+    assert_eq!(decision.reason.code, ReasonCode::BudgetExhausted);
+    assert_eq!(arrived(), before);
+}
+
 #[test]
 fn a_spent_budget_is_told_and_not_tried_again() {
     let Some(python) = client::python().unwrap() else {

@@ -8,7 +8,11 @@ use super::{Counter, Tokenizer};
 const AROUND_A_VALUE: u64 = 4;
 
 /// Bytes of one text that are counted at once. A longer one is divided: see [`Counter`].
-const AT_ONCE: usize = 64 * 1024;
+const AT_ONCE: usize = 16 * 1024;
+
+/// How many of one sign, or spaces and ends of lines, in a row are counted. Each that follows is taken for a token: to find
+/// out which of the tokens that are long runs of them are the right ones takes many times as long as anything else.
+const RUN: usize = 128;
 
 /// What was counted of a call.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -28,6 +32,9 @@ pub struct InputCounter {
     text: String,
     /// What was counted of it, where it is longer than is counted at once.
     begun: Option<Counter>,
+    /// The last byte of it, where any that is blank is a space, and how many of these there are in a row.
+    last: u8,
+    row: usize,
 }
 
 impl InputCounter {
@@ -39,6 +46,8 @@ impl InputCounter {
             counted: Counted::default(),
             text: String::new(),
             begun: None,
+            last: 0,
+            row: 0,
         }
     }
 
@@ -50,7 +59,32 @@ impl InputCounter {
 
     /// A piece of a text.
     pub fn text(&mut self, piece: &str) {
-        self.text.push_str(piece);
+        let mut from = 0;
+        for (at, byte) in piece.bytes().enumerate() {
+            let kind = match byte {
+                b' ' | b'\t' | b'\r' | b'\n' => b' ',
+                other => other,
+            };
+            if kind != self.last || !(kind.is_ascii_punctuation() || kind == b' ') {
+                (self.last, self.row) = (kind, 1);
+                continue;
+            }
+            self.row = self.row.saturating_add(1);
+            if self.row > RUN {
+                // A character of one byte, so that it may be left out.
+                self.keep(piece.get(from..at).unwrap_or_default());
+                from = at + 1;
+                self.add(match self.row == RUN + 1 {
+                    true => 1 + Counter::OVER_A_RUN,
+                    false => 1,
+                });
+            }
+        }
+        self.keep(piece.get(from..).unwrap_or_default());
+    }
+
+    fn keep(&mut self, text: &str) {
+        self.text.push_str(text);
         if self.text.len() >= AT_ONCE {
             let tokenizer = self.tokenizer;
             let counter = self
@@ -73,6 +107,7 @@ impl InputCounter {
             }
         };
         self.text.clear();
+        self.row = 0;
         self.add(tokens);
     }
 

@@ -21,7 +21,7 @@ use crate::port::{Says, Target};
 const MOST: u64 = 4 << 20;
 
 /// How many bytes are counted until others have their turn.
-const STEP: usize = 64 * 1024;
+const STEP: usize = 16 * 1024;
 
 /// How many bytes a token stands for at most, of all texts that are worth to be counted.
 const FEWEST: u64 = 8;

@@ -12,6 +12,7 @@ mod calls_by_path;
 mod changed;
 mod circuits;
 mod clear_http2;
+mod counted_input;
 mod counted_turns;
 mod cut_out;
 mod disguise;

@@ -24,6 +24,9 @@ fn told(line: &BudgetLine, ended: Option<&BudgetLine>) -> String {
         words.push_str(&format!(" of {}", line.scope));
     }
     words.push_str(&format!(": {} reserved", line.unit.amount(line.reserved)));
+    if line.counted {
+        words.push_str(", with its input counted, which had too little room by its bytes");
+    }
     if line.hidden {
         words.push_str(", all that it may write, since some of that may not be shown");
     }

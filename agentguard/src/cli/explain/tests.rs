@@ -136,6 +136,13 @@ fn what_a_call_had_of_its_budgets_is_told() {
     );
     assert_eq!(
         told(
+            serde_json::json!({ "counted": true, "price_of": "gpt-4o" }),
+            serde_json::json!({})
+        ),
+        "day: 300 output tokens reserved, with its input counted, which had too little room by its bytes; priced as gpt-4o"
+    );
+    assert_eq!(
+        told(
             serde_json::json!({ "over": true, "price_of": "gpt-4o" }),
             serde_json::json!({
                 "reserved": 500, "settled": 900, "overshoot": 400, "overshoot_cause": "written_behind",

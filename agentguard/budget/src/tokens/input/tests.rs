@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::{AROUND_A_VALUE, AT_ONCE, Counted, InputCounter};
+use super::{AROUND_A_VALUE, AT_ONCE, Counted, InputCounter, RUN};
 use crate::tokens::{Counter, Tokenizer};
 
 fn counter() -> InputCounter {
@@ -52,9 +52,8 @@ fn long_texts_count_as_few_tokens_more_for_each_part() {
         "The quick brown fox jumps over the lazy dog. ",
         "a",
         "ab",
-        "=",
-        " ",
-        "\n",
+        "=-",
+        "\n    word",
         "日本語のテキスト、",
         "x9Kq+/",
         "1234567890",
@@ -72,6 +71,36 @@ fn long_texts_count_as_few_tokens_more_for_each_part() {
             );
         }
     }
+}
+
+/// A row of one sign is counted as far as it is short.
+#[test]
+fn long_rows_of_one_sign_count_by_their_bytes() {
+    for sign in ["=", "-", "\t", "*"] {
+        for (count, over) in [(1, 0), (RUN, 0), (RUN + 1, 1), (3_000, 2_872)] {
+            let text = format!("a{}b", sign.repeat(count));
+            let found = counted(std::slice::from_ref(&text), 50) - AROUND_A_VALUE;
+            let expected = match over {
+                0 => whole(&text),
+                over => whole(&format!("a{}b", sign.repeat(RUN))) + over + Counter::OVER_A_RUN,
+            };
+            assert_eq!(found, expected, "{count} of {sign:?}");
+            assert!(found >= whole(&text));
+        }
+    }
+    let blanks = " \t\n ".repeat(100);
+    let found = counted(std::slice::from_ref(&blanks), 7) - AROUND_A_VALUE;
+    let over = 400 - RUN as u64 + Counter::OVER_A_RUN;
+    assert_eq!(found, whole(&blanks[..RUN]) + over);
+    // Another text begins anew, and letters are no signs.
+    let short = "=".repeat(100);
+    let both = counted(&[short.clone(), short.clone()], 100);
+    assert_eq!(both, 2 * (whole(&short) + AROUND_A_VALUE));
+    let letters = "a".repeat(3_000);
+    assert_eq!(
+        counted(std::slice::from_ref(&letters), 100),
+        whole(&letters) + AROUND_A_VALUE
+    );
 }
 
 #[test]
@@ -103,7 +132,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn texts_are_no_more_tokens_when_they_stand_behind_each_other(

@@ -1,0 +1,130 @@
+//! How fast what calls say is counted, of texts that are hard to take apart: `cargo run --release -p agentguard-budget
+//! --example counting`. One line each: megabytes in a second, nanoseconds for a value, and tokens for a byte.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use agentguard_budget::tokens::{InputCounter, Tokenizer};
+
+/// Bytes of each text.
+const SIZE: usize = 4 << 20;
+
+/// As they come out of JSON.
+const PIECE: usize = 16 << 10;
+
+/// Numbers by chance, always the same.
+struct Chance(u64);
+
+impl Iterator for Chance {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        Some(self.0)
+    }
+}
+
+fn by_chance(letters: &str) -> String {
+    let letters: Vec<char> = letters.chars().collect();
+    let mut text = String::new();
+    for number in Chance(0x9e37_79b9_7f4a_7c15) {
+        if text.len() >= SIZE {
+            break;
+        }
+        let place = usize::try_from(number >> 32).unwrap_or(0) % letters.len();
+        text.extend(letters.get(place));
+    }
+    text
+}
+
+fn again(part: &str) -> String {
+    part.repeat(SIZE / part.len())
+}
+
+/// A text of any characters, without those that are none.
+fn any_characters() -> String {
+    let all: String = ('\u{20}'..'\u{2fa1f}').collect();
+    by_chance(&all)
+}
+
+fn main() {
+    Tokenizer::O200k.prepare();
+    let base64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (name, text) in [
+        (
+            "prose",
+            again("The quick brown fox jumps over the lazy dog, and nobody minds. "),
+        ),
+        ("one letter", again("a")),
+        ("one capital", again("A")),
+        ("capitals and small ones", again("aB")),
+        ("letters by chance", by_chance("abcdefghijklmnopqrstuvwxyz")),
+        (
+            "capitals by chance",
+            by_chance("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+        ),
+        ("base64 by chance", by_chance(base64)),
+        ("digits", again("1234567890")),
+        ("spaces", again(" ")),
+        ("spaces and lines", by_chance(" \n\t\r")),
+        ("lines", again("\n")),
+        ("one sign", again("=")),
+        (
+            "rows of one sign",
+            again("............................... "),
+        ),
+        (
+            "signs by chance",
+            by_chance("!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~"),
+        ),
+        ("Chinese", again("我们的模型可以读取很长的文本。")),
+        (
+            "Chinese by chance",
+            by_chance(&('\u{4e00}'..'\u{9fff}').collect::<String>()),
+        ),
+        ("marks", again("\u{301}\u{302}")),
+        ("any characters", any_characters()),
+    ] {
+        let began = Instant::now();
+        let mut counter = InputCounter::new(Tokenizer::O200k);
+        counter.value(None);
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at(rest.floor_char_boundary(PIECE.max(4)));
+            counter.text(piece);
+            rest = behind;
+        }
+        counter.ends();
+        tell(name, text.len(), 1, counter.counted().tokens, began);
+    }
+    for (name, value) in [("short texts", "ab"), ("words", "content"), ("digits", "7")] {
+        let values = SIZE / (value.len() + 3);
+        let began = Instant::now();
+        let mut counter = InputCounter::new(Tokenizer::O200k);
+        for _ in 0..values {
+            counter.value(Some("a"));
+            counter.text(black_box(value));
+            counter.ends();
+        }
+        tell(
+            name,
+            values * (value.len() + 3),
+            values,
+            counter.counted().tokens,
+            began,
+        );
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure to be read")]
+fn tell(name: &str, bytes: usize, values: usize, tokens: u64, began: Instant) {
+    let took = began.elapsed().as_secs_f64();
+    println!(
+        "{name:24} {:8.1} MB/s {:10.0} ns/value {:6.2} tokens/byte",
+        bytes as f64 / took / 1e6,
+        took * 1e9 / values as f64,
+        tokens as f64 / bytes as f64
+    );
+}
