@@ -171,9 +171,11 @@ impl Accounting {
             if counting.may_help(want, least, &reserved) {
                 let short = match reserved {
                     Ok(granted) => {
-                        // Nobody is to wait for it meanwhile, and nobody else would give it back.
+                        // Nobody is to wait for it meanwhile, and nobody else would give it back. Where hosts share the
+                        // ledger, that has heard of it in a moment.
                         let nothing = vec![0; want.charges.len()];
                         self.ledger.settle(granted.id, Some(&nothing), now);
+                        tokio::time::sleep(AGAIN).await;
                         None
                     }
                     Err(Refused::Short(short)) => Some(short),

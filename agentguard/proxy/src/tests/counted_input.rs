@@ -35,7 +35,8 @@ async fn reserved(world: World) -> u64 {
 
 #[tokio::test]
 async fn a_request_is_counted_whether_it_is_coded_or_not() {
-    let plain = json!({ "model": "gpt-4o", "messages": [{ "role": "user", "content": said() }] });
+    let messages = json!([{ "role": "user", "content": said() }]);
+    let plain = json!({ "model": "gpt-4o", "max_tokens": 100, "messages": messages });
     let plain = plain.to_string().into_bytes();
     for (body, coding) in [
         (plain.clone(), ""),

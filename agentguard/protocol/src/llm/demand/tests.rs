@@ -486,9 +486,10 @@ fn pictures(endpoint: Endpoint, body: &str) -> (u32, u32, u32, u64) {
     let it = demand(endpoint, body);
     // Whoever counts what is said takes them out of what is set aside, where all of them have to be.
     let mut aside = 0;
-    let mut tell = |said: Said<'_>| match said {
-        Said::Aside(bytes) => aside += bytes,
-        _ => {}
+    let mut tell = |said: Said<'_>| {
+        if let Said::Aside(bytes) = said {
+            aside += bytes;
+        }
     };
     let mut reader = SaidReader::default();
     reader.push(body.as_bytes(), &mut tell).unwrap();
