@@ -179,7 +179,6 @@ impl<R: Recorder, P: Port> Turns<R, P> {
         let plain = text.as_ref().filter(|_| self.live.is_none()).map(Plain);
         let says = plain.as_ref().map(|it| it as &dyn Says);
         let decided = self.flow.request_saying(&asked, says).await;
-        drop(plain);
         if !decided.allowed {
             return Ok(Err(decided));
         }
