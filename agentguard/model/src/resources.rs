@@ -157,7 +157,8 @@ pub struct IoUsage {
     pub written: u64,
 }
 
-/// Pressure stall information (PSI), where the kernel has it; the most of any of its cgroups.
+/// Pressure stall information (PSI), where the kernel has it: of shares the most of any of its cgroups, of times the
+/// sum over them.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PressureUsage {
     /// Of processors.
@@ -177,6 +178,17 @@ pub struct Pressure {
     pub full: Percent,
     /// For how long at least one did, in all: microseconds.
     pub some_us: u64,
+}
+
+impl Pressure {
+    /// That of two cgroups. Both may have waited at once, so that the time can be more than has passed.
+    fn with(self, other: Self) -> Self {
+        Self {
+            some: self.some.max(other.some),
+            full: self.full.max(other.full),
+            some_us: self.some_us.saturating_add(other.some_us),
+        }
+    }
 }
 
 /// Parts of a hundred, with two decimals. A number in JSON.
@@ -245,10 +257,11 @@ impl ResourceUsage {
             read: a.read.saturating_add(b.read),
             written: a.written.saturating_add(b.written),
         });
+        let (one, other) = (self.pressure, other.pressure);
         self.pressure = PressureUsage {
-            cpu: self.pressure.cpu.max(other.pressure.cpu),
-            memory: self.pressure.memory.max(other.pressure.memory),
-            io: self.pressure.io.max(other.pressure.io),
+            cpu: joined(one.cpu, other.cpu, Pressure::with),
+            memory: joined(one.memory, other.memory, Pressure::with),
+            io: joined(one.io, other.io, Pressure::with),
         };
     }
 }
@@ -321,10 +334,11 @@ mod tests {
                 ..MemoryUsage::default()
             })
         };
-        let pressure = |hundredths| {
+        let pressure = |some, full, some_us| {
             Some(Pressure {
-                some: Percent { hundredths },
-                ..Pressure::default()
+                some: Percent { hundredths: some },
+                full: Percent { hundredths: full },
+                some_us,
             })
         };
         let mut sum = ResourceUsage::default();
@@ -333,13 +347,14 @@ mod tests {
             ..ResourceUsage::default()
         };
         one.cpu.used_us = 5;
-        one.pressure.memory = pressure(3);
+        one.pressure.memory = pressure(3, 1, 100);
         sum.add(&one);
         one.memory = memory(1, None, Some(50));
-        one.pressure.memory = pressure(2);
+        one.pressure.memory = pressure(2, 2, 50);
         sum.add(&one);
         assert_eq!(sum.memory, memory(11, Some(20), Some(50)));
         assert_eq!((sum.cpu.used_us, sum.pids), (10, None));
-        assert_eq!(sum.pressure.memory, pressure(3));
+        assert_eq!(sum.pressure.memory, pressure(3, 2, 150));
+        assert_eq!(sum.pressure.io, None);
     }
 }

@@ -127,7 +127,12 @@ pub(crate) enum Id {
     AgentCpu,
     AgentThrottled,
     AgentMemory,
+    AgentAboveHigh,
+    AgentKills,
     AgentTasks,
+    AgentTasksRefused,
+    AgentDevices,
+    AgentWaiting,
     RecordWaiting,
     RecordEntries,
     RecordSize,
@@ -437,6 +442,24 @@ pub static METRICS: &[Metric] = &[
         "Memory that each agent's cgroups use, where the host tells"
     ),
     metric!(
+        AgentAboveHigh,
+        "agentguard.agent.memory.slowed",
+        Kind::Gauge,
+        "{time}",
+        [open("agent")],
+        Before,
+        "How often each agent's cgroups were slowed down above `memory.high`, since these were made, where the host tells"
+    ),
+    metric!(
+        AgentKills,
+        "agentguard.agent.memory.kills",
+        Kind::Gauge,
+        "{process}",
+        [open("agent")],
+        Before,
+        "Processes in each agent's cgroups that the kernel killed for want of memory, since these were made, where the host tells"
+    ),
+    metric!(
         AgentTasks,
         "agentguard.agent.tasks",
         Kind::Gauge,
@@ -444,6 +467,33 @@ pub static METRICS: &[Metric] = &[
         [open("agent")],
         Worker,
         "Processes and threads in each agent's cgroups, where the host tells"
+    ),
+    metric!(
+        AgentTasksRefused,
+        "agentguard.agent.tasks.refused",
+        Kind::Gauge,
+        "{time}",
+        [open("agent")],
+        Before,
+        "How often the kernel refused each agent's cgroups another process or thread, since these were made, where the host tells"
+    ),
+    metric!(
+        AgentDevices,
+        "agentguard.agent.devices",
+        Kind::Gauge,
+        "By",
+        [open("agent"), closed("direction")],
+        Before,
+        "What each agent's cgroups read from and wrote to block devices, since these were made, where the host tells"
+    ),
+    metric!(
+        AgentWaiting,
+        "agentguard.agent.waiting",
+        Kind::Gauge,
+        "s",
+        [open("agent"), closed("resource")],
+        Before,
+        "How long something in each agent's cgroups waited for this resource (`some` of PSI), since these were made, where the kernel tells"
     ),
     metric!(
         RecordWaiting,

@@ -146,9 +146,27 @@ pub(crate) fn put(store: &mut Store, vitals: &Vitals) {
             store.time(Id::AgentThrottled, &name, taken.cpu.throttled_us);
             if let Some(memory) = &taken.memory {
                 store.level(Id::AgentMemory, &name, memory.current);
+                store.level(Id::AgentAboveHigh, &name, memory.above_high);
+                store.level(Id::AgentKills, &name, memory.oom_kills);
             }
             if let Some(pids) = &taken.pids {
                 store.level(Id::AgentTasks, &name, pids.current);
+                store.level(Id::AgentTasksRefused, &name, pids.refused);
+            }
+            if let Some(io) = &taken.io {
+                store.level(Id::AgentDevices, &[&agent.name, "read"], io.read);
+                store.level(Id::AgentDevices, &[&agent.name, "written"], io.written);
+            }
+            let pressure = &taken.pressure;
+            for (resource, pressure) in [
+                ("cpu", pressure.cpu),
+                ("memory", pressure.memory),
+                ("io", pressure.io),
+            ] {
+                if let Some(pressure) = pressure {
+                    let labels = [&*agent.name, resource];
+                    store.time(Id::AgentWaiting, &labels, pressure.some_us);
+                }
             }
         }
     }

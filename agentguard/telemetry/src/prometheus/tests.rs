@@ -15,7 +15,21 @@ fn figures() -> crate::Figures {
     taken.cpu.used_us = 1_250_000;
     taken.memory = Some(agentguard_model::MemoryUsage {
         current: 4096,
+        above_high: 3,
+        oom_kills: 2,
         ..agentguard_model::MemoryUsage::default()
+    });
+    taken.pids = Some(agentguard_model::PidsUsage {
+        refused: 5,
+        ..agentguard_model::PidsUsage::default()
+    });
+    taken.io = Some(agentguard_model::IoUsage {
+        read: 101,
+        written: 22,
+    });
+    taken.pressure.memory = Some(agentguard_model::Pressure {
+        some_us: 2_500_000,
+        ..agentguard_model::Pressure::default()
     });
     figures.asks(Arc::new(move || Vitals {
         version: "0.1.0".to_owned(),
@@ -84,10 +98,18 @@ fn figures_are_text_of_both_formats_with_what_others_wrote_escaped() {
         r#"agentguard_budget_held{budget="day",unit="micro_usd"} 7.0"#,
         r#"agentguard_budget_limit{budget="day",scope="agent=a-0",unit="micro_usd"} 5000000.0"#,
         "agentguard_budget_accounts 700.0",
+        r#"agentguard_agent_memory_slowed{agent="coder"} 3.0"#,
+        r#"agentguard_agent_memory_kills{agent="coder"} 2.0"#,
+        r#"agentguard_agent_tasks_refused{agent="coder"} 5.0"#,
+        r#"agentguard_agent_devices_bytes{agent="coder",direction="read"} 101.0"#,
+        r#"agentguard_agent_devices_bytes{agent="coder",direction="written"} 22.0"#,
+        r#"agentguard_agent_waiting_seconds{agent="coder",resource="memory"} 2.5"#,
     ] {
         assert!(text.lines().any(|it| it == line), "{line}\n{text}");
     }
     assert!(!text.contains("# EOF"));
+    // What the host does not tell is no 0.
+    assert!(!text.contains(r#"resource="cpu""#) && !text.contains(r#"resource="io""#));
     // The fullest are told, and of two that look the same the fuller one.
     let used: Vec<&str> = text
         .lines()
