@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use agentguard_model::{
-    Action, ActionKind, AgentId, DecisionId, Layer, MilliCpus, Mode, Process, Reason, ReasonCode,
-    ResourceEvent, Verdict,
+    Action, ActionKind, AgentId, Awaited, DecisionId, Layer, MilliCpus, Mode, Percent, Process,
+    Reason, ReasonCode, ResourceEvent, Verdict,
 };
 
 use crate::decider::{Decider, Draft};
@@ -127,6 +127,48 @@ impl Told {
                 ),
                 count: 1,
             },
+            ResourceEvent::MemoryHigh { times, high } => Self {
+                file: "memory.high",
+                verdict: Verdict::Allow,
+                code: ReasonCode::MemoryHigh,
+                message: format!(
+                    "The agent was above the memory that it may have without being slowed down {} since this was last \
+                     recorded, and was slowed down while some was taken back: {}.",
+                    match times {
+                        1 => "once".to_owned(),
+                        times => format!("{times} times"),
+                    },
+                    match high {
+                        Some(high) => format!("it may have {}", size(high)),
+                        None => "a cgroup below its own has a limit".to_owned(),
+                    }
+                ),
+                count: 1,
+            },
+            ResourceEvent::Pressure { awaited, pressure } => {
+                let (file, what) = match awaited {
+                    Awaited::Cpu => ("cpu.pressure", "processors"),
+                    Awaited::Memory => ("memory.pressure", "memory"),
+                    Awaited::Io => ("io.pressure", "block devices"),
+                };
+                Self {
+                    file,
+                    verdict: Verdict::Allow,
+                    code: ReasonCode::ResourcePressure,
+                    message: format!(
+                        "Something of the agent waited for {what} for {} of the last ten seconds{}. This is \
+                         recorded from {} on, and again only when it was below {}.",
+                        pressure.some,
+                        match pressure.full {
+                            Percent { hundredths: 0 } => String::new(),
+                            full => format!(", and all of it for {full}"),
+                        },
+                        awaited.much(),
+                        awaited.little(),
+                    ),
+                    count: 1,
+                }
+            }
         }
     }
 }
@@ -143,7 +185,7 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use agentguard_model::{ReasonCode, ResourceEvent, Verdict};
+    use agentguard_model::{Awaited, Percent, Pressure, ReasonCode, ResourceEvent, Verdict};
 
     use super::Told;
 
@@ -193,6 +235,54 @@ mod tests {
                  and its threads were held up for 0.7 s in all: it may use 0.5."
                     .to_owned()
             )
+        );
+    }
+
+    #[test]
+    fn what_is_slowed_down_or_waits_went_on_and_is_told_with_what_it_is_held_against() {
+        let told = |event| {
+            let told = Told::of(event);
+            assert_eq!((told.verdict, told.count), (Verdict::Allow, 1));
+            (told.file, told.code, told.message)
+        };
+        let (times, high) = (7, Some(32 << 20));
+        assert_eq!(
+            told(ResourceEvent::MemoryHigh { times, high }),
+            (
+                "memory.high",
+                ReasonCode::MemoryHigh,
+                "The agent was above the memory that it may have without being slowed down 7 times since this was last \
+                 recorded, and was slowed down while some was taken back: it may have 32 MiB."
+                    .to_owned()
+            )
+        );
+        let pressure = |some, full| Pressure {
+            some: Percent { hundredths: some },
+            full: Percent { hundredths: full },
+            some_us: 1,
+        };
+        assert_eq!(
+            told(ResourceEvent::Pressure {
+                awaited: Awaited::Memory,
+                pressure: pressure(12_34, 5_60),
+            }),
+            (
+                "memory.pressure",
+                ReasonCode::ResourcePressure,
+                "Something of the agent waited for memory for 12.34 % of the last ten seconds, and all of it for \
+                 5.60 %. This is recorded from 10.00 % on, and again only when it was below 5.00 %."
+                    .to_owned()
+            )
+        );
+        let (file, _, message) = told(ResourceEvent::Pressure {
+            awaited: Awaited::Cpu,
+            pressure: pressure(90_00, 0),
+        });
+        assert_eq!(file, "cpu.pressure");
+        assert_eq!(
+            message,
+            "Something of the agent waited for processors for 90.00 % of the last ten seconds. This is recorded from \
+             80.00 % on, and again only when it was below 40.00 %."
         );
     }
 }

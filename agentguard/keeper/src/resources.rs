@@ -3,6 +3,7 @@
 //! - [`controllers`]: having a controller on where an agent's cgroup is, and why it cannot be had.
 //! - [`limits`]: setting limits, and taking them back.
 //! - [`usage`]: what is taken, and what happened.
+//! - [`pressure`]: that an agent begins to wait for much of its time.
 //!
 //! Only files of cgroups are read and written here, each bounded. Writing a limit of memory below what is in use
 //! takes as long as the kernel needs to take that back: nothing here is to be called under the keeper's lock,
@@ -13,6 +14,7 @@
 
 pub mod controllers;
 pub mod limits;
+pub mod pressure;
 pub mod usage;
 
 use std::fs::File;

@@ -46,8 +46,8 @@ pub use pin::{
 pub use quota::{ConnectionRate, Quota, QuotaWindow};
 pub use reason::{Reason, ReasonCode};
 pub use resources::{
-    BlockDevice, CpuUsage, IoLimit, IoUsage, MemoryUsage, MilliCpus, Percent, PidsUsage, Pressure,
-    PressureUsage, ResourceEvent, ResourceLimits, ResourceUsage,
+    Awaited, BlockDevice, CpuUsage, IoLimit, IoUsage, MemoryUsage, MilliCpus, Percent, PidsUsage,
+    Pressure, PressureUsage, ResourceEvent, ResourceLimits, ResourceUsage,
 };
 pub use telemetry::{Endpoint, Header, Otlp, Telemetry};
 pub use tool::{AgentAnswer, Argument, Tool, ToolAnswer, ToolApi, ToolResult};

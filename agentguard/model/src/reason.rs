@@ -157,6 +157,10 @@ pub enum ReasonCode {
     ChainTooDeep,
     /// What it is for failed too often, and is left alone for a time.
     CircuitOpen,
+    /// The agent was above the memory that it may use without being slowed down.
+    MemoryHigh,
+    /// The agent waits for a resource of the host for much of its time.
+    ResourcePressure,
 }
 
 impl fmt::Display for ReasonCode {

@@ -169,8 +169,60 @@ pub struct PressureUsage {
     pub io: Option<Pressure>,
 }
 
+impl PressureUsage {
+    /// Of one resource.
+    #[must_use]
+    pub const fn of(&self, awaited: Awaited) -> Option<Pressure> {
+        match awaited {
+            Awaited::Cpu => self.cpu,
+            Awaited::Memory => self.memory,
+            Awaited::Io => self.io,
+        }
+    }
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub enum Awaited {
+    /// Processors.
+    Cpu,
+    /// Memory: that some is taken back, or comes back from a device.
+    Memory,
+    /// Block devices.
+    Io,
+}
+
+impl Awaited {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Io];
+
+    /// The share of ten seconds (`some`, `avg10`) from which on it is recorded that an agent waits for it. Who computes
+    /// waits for processors, and who reads a file for the device, and nothing is wrong with that: much of it is much.
+    /// Who waits for memory has too little.
+    #[must_use]
+    pub const fn much(self) -> Percent {
+        let hundredths = match self {
+            Self::Cpu => 80_00,
+            Self::Memory => 10_00,
+            Self::Io => 50_00,
+        };
+        Percent { hundredths }
+    }
+
+    /// The share below which it does not any more: half of that, so that who is at the limit is not told of again and
+    /// again.
+    #[must_use]
+    pub const fn little(self) -> Percent {
+        Percent {
+            hundredths: self.much().hundredths / 2,
+        }
+    }
+}
+
 /// The share of time in which tasks waited for a resource.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+)]
 pub struct Pressure {
     /// At least one did, in the last ten seconds.
     pub some: Percent,
@@ -192,7 +244,7 @@ impl Pressure {
 }
 
 /// Parts of a hundred, with two decimals. A number in JSON.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Percent {
     /// Parts of ten thousand.
     pub hundredths: u32,
@@ -302,6 +354,20 @@ pub enum ResourceEvent {
         throttled_us: u64,
         /// Thousandths of a processor that may be used.
         limit_milli: Option<u64>,
+    },
+    /// Threads were slowed down while memory was taken back, since more was in use than may be without that.
+    MemoryHigh {
+        /// How often.
+        times: u64,
+        /// `memory.high`, in bytes. `None`: a cgroup below has one.
+        high: Option<u64>,
+    },
+    /// Something waits for a resource for much of its time. Told when that begins.
+    Pressure {
+        /// For which.
+        awaited: Awaited,
+        /// How much it waits.
+        pressure: Pressure,
     },
 }
 

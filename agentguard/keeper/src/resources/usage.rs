@@ -150,6 +150,18 @@ pub struct Counts {
     pub throttled_periods: u64,
     /// For how long.
     pub throttled_us: u64,
+    /// How often it was slowed down for its memory. Notes that were made before this was told of have it not.
+    #[serde(default)]
+    pub above_high: u64,
+}
+
+/// Which of what happens all the time to who uses all it may is to be told.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Due {
+    /// That it was held up at its share of the processors.
+    pub throttling: bool,
+    /// That it was slowed down for its memory.
+    pub high: bool,
 }
 
 impl Counts {
@@ -161,6 +173,7 @@ impl Counts {
             refused: usage.pids.map_or(0, |it| it.refused),
             throttled_periods: usage.cpu.throttled_periods,
             throttled_us: usage.cpu.throttled_us,
+            above_high: usage.memory.map_or(0, |it| it.above_high),
         }
     }
 
@@ -183,10 +196,10 @@ impl Counts {
     }
 }
 
-/// What happened since it was told up to `told`. `throttling`: of being held up too, which happens all the time to
-/// who uses all it may. A count that shrank is of another cgroup, or of a controller that was off meanwhile.
+/// What happened since it was told up to `told`; of what is [`Due`] only where it is. A count that shrank is of another
+/// cgroup, or of a controller that was off meanwhile.
 #[must_use]
-pub fn events(told: &mut Counts, usage: &ResourceUsage, throttling: bool) -> Vec<ResourceEvent> {
+pub fn events(told: &mut Counts, usage: &ResourceUsage, due: Due) -> Vec<ResourceEvent> {
     let now = Counts::of(usage);
     let mut events = Vec::new();
     let since = |now: u64, told: u64| if now < told { now } else { now - told };
@@ -202,7 +215,7 @@ pub fn events(told: &mut Counts, usage: &ResourceUsage, throttling: bool) -> Vec
     }
     told.oom_kills = now.oom_kills;
     told.refused = now.refused;
-    if throttling {
+    if due.throttling {
         let periods = since(now.throttled_periods, told.throttled_periods);
         if periods > 0 {
             events.push(ResourceEvent::CpuThrottled {
@@ -214,6 +227,14 @@ pub fn events(told: &mut Counts, usage: &ResourceUsage, throttling: bool) -> Vec
         told.throttled_periods = now.throttled_periods;
         told.throttled_us = now.throttled_us;
     }
+    if due.high {
+        let times = since(now.above_high, told.above_high);
+        if times > 0 {
+            let high = usage.memory.and_then(|it| it.high);
+            events.push(ResourceEvent::MemoryHigh { times, high });
+        }
+        told.above_high = now.above_high;
+    }
     events
 }
 
@@ -223,7 +244,7 @@ mod tests {
 
     use agentguard_model::{Percent, ResourceEvent};
 
-    use super::{Counts, events, of};
+    use super::{Counts, Due, events, of};
 
     /// As Linux 6.1 and 6.12 show it.
     const FILES: [(&str, &str); 13] = [
@@ -299,7 +320,7 @@ mod tests {
         }
         let usage = of(dir.path());
         let mut told = Counts::default();
-        let first = events(&mut told, &usage, false);
+        let first = events(&mut told, &usage, Due::default());
         let expected = [
             ResourceEvent::OutOfMemory {
                 kills: 2,
@@ -316,10 +337,39 @@ mod tests {
             throttled_us: 700_000,
             limit_milli: Some(500),
         };
-        assert_eq!(events(&mut told, &usage, true), [throttled]);
-        assert_eq!(events(&mut told, &usage, true), []);
+        let throttling = Due {
+            throttling: true,
+            high: false,
+        };
+        assert_eq!(events(&mut told, &usage, throttling), [throttled]);
+        assert_eq!(events(&mut told, &usage, throttling), []);
+        let high = Due {
+            throttling: false,
+            high: true,
+        };
+        let slowed = ResourceEvent::MemoryHigh {
+            times: 3,
+            high: None,
+        };
+        assert_eq!(events(&mut told, &usage, high), [slowed]);
+        assert_eq!(events(&mut told, &usage, high), []);
         // A cgroup that was made again counts from the beginning.
         told.oom_kills = 100;
-        assert_eq!(events(&mut told, &usage, true), expected[..1]);
+        assert_eq!(events(&mut told, &usage, throttling), expected[..1]);
+    }
+
+    #[test]
+    fn a_note_of_before_memory_was_told_of_is_read_and_what_it_lacks_is_told() {
+        let text = r#"{"oom_kills":2,"refused":5,"throttled_periods":12,"throttled_us":700000}"#;
+        let note: Counts = serde_json::from_str(text).unwrap();
+        assert_eq!((note.refused, note.above_high), (5, 0));
+        let widest = Counts {
+            oom_kills: u64::MAX,
+            refused: u64::MAX,
+            throttled_periods: u64::MAX,
+            throttled_us: u64::MAX,
+            above_high: u64::MAX,
+        };
+        assert!(serde_json::to_vec(&widest).unwrap().len() <= super::LONGEST);
     }
 }

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentguard_keeper::resources::controllers::Tree;
-use agentguard_keeper::resources::usage::{self, Counts};
+use agentguard_keeper::resources::pressure::Episodes;
+use agentguard_keeper::resources::usage::{self, Counts, Due};
 use agentguard_keeper::resources::{Lack, limits};
 use agentguard_model::{AgentId, ResourceEvent, ResourceLimits, ResourceUsage};
 
@@ -31,7 +32,7 @@ const TOLD_CGROUPS: usize = 64;
 const TOLD_LACKS: usize = 4;
 /// How often is recorded that an agent met its limits, at most: it can do so all the time.
 const EVENTS: Duration = Duration::from_secs(10);
-/// How often is recorded that it was held up, at most: who uses all it may always is.
+/// How often is recorded that it was held up, or slowed down for its memory, at most: who uses all it may always is.
 const THROTTLING: Duration = Duration::from_secs(60);
 
 /// An agent, and what it is held to.
@@ -61,7 +62,7 @@ pub(super) struct Looking {
     begun: Option<Instant>,
     /// Cgroups that were held to limits.
     held: HashSet<PathBuf>,
-    /// When something was last recorded of an agent, and that it was held up.
+    /// When something was last recorded of an agent.
     recorded: HashMap<AgentId, Recorded>,
 }
 
@@ -69,6 +70,17 @@ pub(super) struct Looking {
 struct Recorded {
     events: Option<Instant>,
     throttling: Option<Instant>,
+    high: Option<Instant>,
+    episodes: Episodes,
+}
+
+impl Recorded {
+    /// Whether something that was recorded keeps more from being recorded.
+    fn is_recent(&self) -> bool {
+        let is_new = |last: &Option<Instant>| last.is_some_and(|it| it.elapsed() < THROTTLING);
+        [self.events, self.throttling, self.high].iter().any(is_new)
+            || self.episodes.is_recent(Instant::now())
+    }
 }
 
 /// Looks from now on, on a thread of its own.
@@ -145,9 +157,9 @@ impl Looking {
             }
         }
         // An agent whose last run ended begins the next one within that time.
-        let is_new = |last: &Option<Instant>| last.is_some_and(|it| it.elapsed() < THROTTLING);
+        let there: HashSet<AgentId> = bounded.iter().map(|it| it.agent).collect();
         self.recorded
-            .retain(|_, it| is_new(&it.events) || is_new(&it.throttling));
+            .retain(|agent, it| there.contains(agent) || it.is_recent());
         self.queue = bounded.into();
         self.begun = Some(Instant::now());
     }
@@ -192,10 +204,11 @@ impl Looking {
         let recorded = self.recorded.entry(agent).or_default();
         let is_due =
             |last: Option<Instant>, every| last.is_none_or(|it: Instant| it.elapsed() >= every);
-        let (events, throttling) = (
-            is_due(recorded.events, EVENTS),
-            is_due(recorded.throttling, THROTTLING),
-        );
+        let events = is_due(recorded.events, EVENTS);
+        let due = Due {
+            throttling: is_due(recorded.throttling, THROTTLING),
+            high: is_due(recorded.high, THROTTLING),
+        };
         for cgroup in bounded.cgroups.iter().take(TOLD_CGROUPS) {
             let usage = usage::of(cgroup);
             taken.usage.add(&usage);
@@ -207,11 +220,20 @@ impl Looking {
             if !events {
                 continue;
             }
-            for event in lock(keeper).tell_resources(agent, cgroup, told, &usage, throttling) {
-                recorded.events = Some(Instant::now());
-                if matches!(event, ResourceEvent::CpuThrottled { .. }) {
-                    recorded.throttling = Some(Instant::now());
+            for event in lock(keeper).tell_resources(agent, cgroup, told, &usage, due) {
+                let now = Some(Instant::now());
+                recorded.events = now;
+                match event {
+                    ResourceEvent::CpuThrottled { .. } => recorded.throttling = now,
+                    ResourceEvent::MemoryHigh { .. } => recorded.high = now,
+                    _ => {}
                 }
+            }
+        }
+        let now = Instant::now();
+        for (awaited, pressure) in recorded.episodes.due(&taken.usage.pressure, now) {
+            if lock(keeper).tell_pressure(agent, awaited, pressure) {
+                recorded.episodes.told(awaited, now);
             }
         }
         taken

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use agentguard_keeper::message::ToWorker;
-use agentguard_keeper::resources::usage::{self, Counts};
-use agentguard_model::{AgentId, AgentName, ResourceEvent, ResourceLimits, ResourceUsage};
+use agentguard_keeper::resources::usage::{self, Counts, Due};
+use agentguard_model::{
+    AgentId, AgentName, Awaited, Pressure, ResourceEvent, ResourceLimits, ResourceUsage,
+};
 use agentguard_policy::OnMissing;
 
 use super::super::resources::{Bounded, Looking, Taken};
@@ -103,10 +105,10 @@ impl Keeper {
         cgroup: &Path,
         told: Counts,
         usage: &ResourceUsage,
-        throttling: bool,
+        due: Due,
     ) -> Vec<ResourceEvent> {
         let mut now = told;
-        let events = usage::events(&mut now, usage, throttling);
+        let events = usage::events(&mut now, usage, due);
         // Somebody else may have told it meanwhile: both hold the lock.
         if self.worker.is_none() || events.is_empty() || Counts::told(cgroup) != Some(told) {
             return Vec::new();
@@ -118,11 +120,23 @@ impl Keeper {
         events
     }
 
+    /// Has recorded that an agent waits for a resource. `false`: there is no worker to do it.
+    pub(in super::super) fn tell_pressure(
+        &self,
+        agent: AgentId,
+        awaited: Awaited,
+        pressure: Pressure,
+    ) -> bool {
+        let event = ResourceEvent::Pressure { awaited, pressure };
+        self.tell(&ToWorker::Resource { agent, event });
+        self.worker.is_some()
+    }
+
     /// As [`Self::tell_resources`], of a cgroup that is about to be removed. A few files are read, of a cgroup in
     /// which nothing lives.
     pub(super) fn tell_last_resources(&self, agent: AgentId, cgroup: &Path) {
         if let Some(told) = Counts::told(cgroup) {
-            self.tell_resources(agent, cgroup, told, &usage::of(cgroup), false);
+            self.tell_resources(agent, cgroup, told, &usage::of(cgroup), Due::default());
         }
     }
 }
