@@ -55,6 +55,11 @@ const ABSENT: &[Absent] = &[
         why: "its hosts have them in cgroup v1",
     },
     Absent {
+        part: "disk that may be read and written by tests",
+        kernels: &["6.18"],
+        why: "its hosts' disks are theirs; the machines of `cargo xtask vm-test` have one",
+    },
+    Absent {
         part: "SOCKET_URING_OP_SETSOCKOPT",
         kernels: &["6.1"],
         why: "it came with Linux 6.7",

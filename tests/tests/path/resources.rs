@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use super::{agent, world};
 
+mod waiting;
+
 /// How long something may take that has to happen.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -208,18 +210,20 @@ fn share(guard: &Guard<'_>, agent: &str) -> f64 {
 }
 
 fn met(decisions: &[Decision], code: ReasonCode) -> Option<Decision> {
-    decisions
-        .iter()
-        .find(|it| it.reason.code == code)
-        .cloned()
-        .inspect(|it| {
-            assert_eq!(agent(it), Some("coder"));
-            assert_eq!(
-                (it.layer, it.action.kind),
-                (Layer::Kernel, ActionKind::Resource)
-            );
-            assert!(it.enforced);
-        })
+    let found = decisions.iter().find(|it| it.reason.code == code);
+    found.cloned().inspect(|it| {
+        assert_eq!(agent(it), Some("coder"));
+        by_kernel(it);
+    })
+}
+
+/// Holds it against what every decision is that the kernel made of a resource.
+fn by_kernel(it: &Decision) {
+    assert_eq!(
+        (it.layer, it.action.kind),
+        (Layer::Kernel, ActionKind::Resource)
+    );
+    assert!(it.enforced);
 }
 
 fn value(cgroup: &Path, file: &str) -> String {

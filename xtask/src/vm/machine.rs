@@ -18,8 +18,18 @@ pub(super) const QEMU: &str = "qemu-system-x86_64";
 const LATE: [i32; 2] = [124, 137];
 
 /// A kernel that has to say that it dies ends the machine. What keeps a real processor from telling secrets
-/// costs an emulated one time, and is nothing that is tested here.
-const COMMAND_LINE: &str = "console=ttyS0 loglevel=2 oops=panic panic=-1 mitigations=off";
+/// costs an emulated one time, and is nothing that is tested here. Pressure is told also where a distribution
+/// leaves that to whoever asks for it.
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=2 oops=panic panic=-1 mitigations=off psi=1";
+
+/// A disk without anything on it, for tests of what agents read and write: reads give zeros, and writes go nowhere,
+/// so that nothing of this is on the host. Its serial number is what tests know it by.
+const DISK: [&str; 4] = [
+    "-blockdev",
+    "driver=null-co,node-name=disk,size=1073741824,read-zeroes=on",
+    "-device",
+    "virtio-blk-pci,drive=disk,serial=agentguard-test",
+];
 
 /// Runs it, with these words for the kernel, to its end and gives the lines of its serial console, which are written to `log` too.
 /// `hear` gets each as it comes. The machine does not outlive `limit`, also where nobody waits for it
@@ -44,6 +54,7 @@ pub(super) fn run(
         .args([QEMU, "-accel", "tcg,thread=multi", "-cpu", PROCESSOR])
         .args(["-smp", PROCESSORS, "-m", MEMORY])
         .args(["-nodefaults", "-display", "none", "-serial", "stdio"])
+        .args(DISK)
         .args(["-no-reboot", "-append"])
         .arg(format!("{COMMAND_LINE} {words}"))
         .arg("-kernel")

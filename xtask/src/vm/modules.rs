@@ -7,10 +7,12 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-/// What the suites need, or what an agent could use where it is loaded: every family of sockets that
-/// has a way out. One that a kernel has built in, or does not have, is left out. Not `rds_tcp`: it has the kernel
+/// What the suites need, the driver of the machine's disk among it, or what an agent could use where it is loaded: every
+/// family of sockets that has a way out. One that a kernel has built in, or does not have, is left out. Not `rds_tcp`: it has the kernel
 /// bind a socket in each new network namespace, which the gate refuses to agents, and so hides `forward`.
-const WANTED: [&str; 35] = [
+const WANTED: [&str; 37] = [
+    "virtio_pci",
+    "virtio_blk",
     "veth",
     "dummy",
     "bridge",
