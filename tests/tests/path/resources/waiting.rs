@@ -1,13 +1,15 @@
 //! Who waits: for memory above `memory.high`, for a device above `io.max`, for processors. What comes of it is measured,
 //! shown and recorded.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agentguard_model::{Decision, ReasonCode, Verdict};
-use agentguard_tests::{Guard, Process, kernel, patient, wait_until};
+use agentguard_tests::{Guard, Process, World, kernel, patient, wait_until};
 use anyhow::Context as _;
+use serde_json::{Value, json};
 
 use super::{BUSY, SOON, by_kernel, has_controllers, run, show, value};
 use crate::{agent, world};
@@ -21,7 +23,7 @@ const DISK: &str = "agentguard-test";
 const POLICY: &str = "version: 1
 agents:
   - name: eater
-    resources: {memory_high: 32MiB, memory: 512MiB}
+    resources: {memory_high: 32MiB, memory: 512MiB, pids: 100}
   - name: reader
     resources:
       io: [{device: DISK, read: 1MiB}]
@@ -49,6 +51,18 @@ begun = time.monotonic()
 for _ in range(int(sys.argv[2]) * 8):
     assert os.readv(device, [page]) == 1 << 17
 print(time.monotonic() - begun)
+";
+
+/// Where Prometheus would ask.
+const FIGURES: &str = "127.0.0.1:9464";
+
+/// Asks there, with what each of these machines has.
+const SCRAPE: &str = r"
+import socket, sys
+address, port = sys.argv[1].split(':')
+asking = socket.create_connection((address, int(port)))
+asking.sendall(b'GET /metrics HTTP/1.0\r\n\r\n')
+sys.stdout.buffer.write(asking.makefile('rb').read())
 ";
 
 /// How many MiB of the device are read.
@@ -100,6 +114,24 @@ fn waited(guard: &Guard<'_>, name: &str, resource: &str) -> Option<u64> {
     show(guard, name)["resources"]["pressure"][resource]["some_us"].as_u64()
 }
 
+fn telemetry() -> Value {
+    json!({ "prometheus": { "listen": FIGURES } })
+}
+
+/// The figures of agents, by name and labels.
+fn figures(world: &World) -> BTreeMap<String, f64> {
+    let command = world.host().command("python3");
+    let scraped = command.args(["-c", SCRAPE, FIGURES]).run();
+    let text = scraped.unwrap().success().unwrap().stdout;
+    let lines = text
+        .lines()
+        .filter(|it| it.starts_with("agentguard_agent_"));
+    let figures = lines.filter_map(|it| it.rsplit_once(' '));
+    figures
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
 fn kill(mut process: Process) {
     process.signal(rustix::process::Signal::KILL).unwrap();
     process.wait(SOON).unwrap();
@@ -126,7 +158,8 @@ fn who_is_slowed_down_at_a_limit_waits_and_that_is_shown_and_recorded() {
     let disk = disk.to_str().unwrap();
     let world = world("resources-waiting");
     let policy = POLICY.replace("DISK", disk);
-    let guard = world.guard().policy(&policy).start().unwrap();
+    let guard = world.guard().policy(&policy);
+    let guard = guard.setting("telemetry", telemetry()).start().unwrap();
 
     // Whoever has no limit.
     let begun = Instant::now();
@@ -197,6 +230,31 @@ fn who_is_slowed_down_at_a_limit_waits_and_that_is_shown_and_recorded() {
     let own = guard.cgroup().join("reader");
     assert!(value(&own, "io.max").contains("rbps=1048576"));
     assert!(waited(&guard, "reader", "io").unwrap() > 1_000_000);
+    let figures = figures(&world);
+    for (figure, least) in [
+        (
+            r#"agentguard_agent_waiting_seconds{agent="eater",resource="memory"}"#,
+            1.0,
+        ),
+        (
+            r#"agentguard_agent_waiting_seconds{agent="reader",resource="io"}"#,
+            1.0,
+        ),
+        (r#"agentguard_agent_memory_slowed{agent="eater"}"#, 1.0),
+        (
+            r#"agentguard_agent_devices_bytes{agent="reader",direction="read"}"#,
+            1_048_576.0,
+        ),
+    ] {
+        let told = figures.get(figure).copied();
+        assert!(told.is_some_and(|it| it >= least), "{figure}: {told:?}");
+    }
+    for figure in [
+        r#"agentguard_agent_memory_kills{agent="eater"}"#,
+        r#"agentguard_agent_tasks_refused{agent="eater"}"#,
+    ] {
+        assert_eq!(figures.get(figure), Some(&0.0), "{figure}");
+    }
     let held = reader.wait(patient(WHILE)).unwrap();
     let held = seconds(&held.stdout).unwrap_or_else(|_| panic!("{held}"));
     println!("{READ} MiB in {unheld:.1} s without a limit, in {held:.1} s with one of 1 MiB/s");
@@ -227,7 +285,8 @@ fn who_waits_for_processors_for_long_is_told_of_once() {
     }
     let world = world("resources-busy");
     let policy = "version: 1\nagents:\n  - name: coder\n";
-    let guard = world.guard().policy(policy).start().unwrap();
+    let guard = world.guard().policy(policy);
+    let guard = guard.setting("telemetry", telemetry()).start().unwrap();
     // More than there are processors, so that one waits always.
     let processors = std::thread::available_parallelism().unwrap().get();
     let busy = |_| {
@@ -243,6 +302,9 @@ fn who_waits_for_processors_for_long_is_told_of_once() {
         "waited for processors for ",
     );
     assert!(waited(&guard, "coder", "cpu").unwrap() > 5_000_000);
+    let figure = r#"agentguard_agent_waiting_seconds{agent="coder",resource="cpu"}"#;
+    let told = figures(&world).get(figure).copied();
+    assert!(told.is_some_and(|it| it > 5.0), "{told:?}");
     // Some more looks, and it is told no other time.
     let before = waited(&guard, "coder", "cpu").unwrap();
     let more = || (waited(&guard, "coder", "cpu")? > before + 5_000_000).then_some(());
