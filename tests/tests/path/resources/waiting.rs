@@ -231,6 +231,7 @@ fn who_is_slowed_down_at_a_limit_waits_and_that_is_shown_and_recorded() {
     let own = guard.cgroup().join("reader");
     assert!(value(&own, "io.max").contains("rbps=1048576"));
     assert!(waited(&guard, "reader", "io").unwrap() > 1_000_000);
+    println!("the reader waits: {}", value(&own, "io.pressure"));
     let figures = figures(&world);
     for (figure, least) in [
         (
