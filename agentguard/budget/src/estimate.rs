@@ -161,7 +161,12 @@ impl Estimate {
                 per_million: price.output,
             },
             Unit::Calls | Unit::ConcurrentCalls => only(1),
-            Unit::ToolCalls | Unit::Destinations | Unit::WallTime => only(0),
+            // Bytes are counted as they pass, and not by the call.
+            Unit::ToolCalls
+            | Unit::Destinations
+            | Unit::WallTime
+            | Unit::BytesOut
+            | Unit::BytesIn => only(0),
         }
     }
 }
@@ -209,6 +214,8 @@ pub fn used(unit: Unit, usage: &Usage, price: impl FnOnce(&Usage) -> Option<u64>
         }
         Unit::Calls | Unit::ToolCalls => Some(1),
         Unit::ConcurrentCalls | Unit::Destinations | Unit::WallTime => Some(0),
+        // Nobody who is asked for tokens knows.
+        Unit::BytesOut | Unit::BytesIn => None,
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Asked {
     tools: Arc<[Tool]>,
     /// Whether it goes with another message, which stands for the request.
     is_beside: bool,
+    /// Whether it is a message of a request, which carries its bytes.
+    is_message: bool,
 }
 
 /// What a connection carries, as far as it is read.
@@ -94,6 +96,7 @@ impl Asked {
             claims: Vec::new(),
             tools: Arc::default(),
             is_beside: false,
+            is_message: false,
         }
     }
 
@@ -220,6 +223,11 @@ impl Asked {
         self.is_beside
     }
 
+    /// Whether it carries bytes by itself: what is decided of a message of it does not.
+    pub(crate) const fn carries(&self) -> bool {
+        !self.is_message
+    }
+
     /// What is known of the calls on the connection that it opens, if it opens one for calls.
     #[must_use]
     pub fn calls_to_come(&self) -> Option<&Llm> {
@@ -260,6 +268,7 @@ impl Asked {
             claims: Vec::new(),
             tools: Arc::default(),
             is_beside: false,
+            is_message: false,
         }
     }
 
@@ -278,6 +287,7 @@ impl Asked {
             claims: self.claims.clone(),
             tools: Arc::clone(&self.tools),
             is_beside: false,
+            is_message: true,
         }
     }
 

@@ -4,6 +4,7 @@
 //! it reserves a part of its limit at a time, and more as it is written. What is known of its use when it is over is
 //! settled; where nothing is, it has used all that was reserved.
 
+mod bytes;
 mod counted;
 mod held;
 mod scopes;
@@ -28,12 +29,14 @@ use agentguard_policy::{
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+pub use bytes::{Grant, Way};
 pub(crate) use held::UNBILLED;
 pub use held::{Held, Used};
 pub use soft::Level;
 
 use crate::decider::Decider;
 use crate::port::{Client, Recorder, Says, Target};
+use bytes::Passing;
 use counted::Counting;
 use held::Pricing;
 pub(crate) use scopes::Behind;
@@ -286,14 +289,15 @@ const ANY: &str = "*";
 const UNKNOWN: &str = "unknown model, at the dearest price of each kind of token";
 
 impl<R: Recorder> Decider<R> {
-    /// Charges what the policy allows. `demand` is that of a call of a language model, and `says` its content.
+    /// Charges what the policy allows. `demand` is that of a call of a language model, and `says` its content; `carries`: it
+    /// has bytes by itself, and is no message of what has.
     pub(crate) async fn charge(
         &self,
         policy: &Policy,
         client: &Client,
         target: &Target,
         seen: Seen<'_>,
-        (demand, says): (&Demand, Option<&dyn Says>),
+        (demand, says, carries): (&Demand, Option<&dyn Says>, bool),
     ) -> Charging {
         let Some(accounting) = self.accounting() else {
             return Charging::Free;
@@ -306,15 +310,18 @@ impl<R: Recorder> Decider<R> {
             Seen::Request(request) => request,
             _ => &nothing,
         };
-        if request.opens_calls {
-            return Charging::Free;
-        }
         let Ok(agent) = self.agent(policy, client.agent) else {
             return Charging::Free;
         };
         let charged = Charged::of(request);
         let rules = policy.budgets().iter();
-        let rules: Vec<&BudgetRule> = rules.filter(|it| it.is_charged(agent, charged)).collect();
+        let rules = rules.filter(|it| it.is_charged(agent, charged));
+        // What opens a connection for calls is none itself, and carries them.
+        let counts = |unit: Unit| match unit.is_bytes() {
+            true => carries,
+            false => !request.opens_calls,
+        };
+        let rules: Vec<&BudgetRule> = rules.filter(|it| counts(it.budget.unit)).collect();
         if rules.is_empty() {
             return Charging::Free;
         }
@@ -345,6 +352,20 @@ impl<R: Recorder> Decider<R> {
         if let Some(slow) = softly.slow {
             tokio::time::sleep(slow).await;
         }
+        let charges = rules.into_iter().zip(charges);
+        let (bytes, calls): (Vec<_>, Vec<_>) =
+            charges.partition(|(rule, _)| rule.budget.unit.is_bytes());
+        let (rules, charges): (Vec<&BudgetRule>, _) = calls.into_iter().unzip();
+        let passing = match bytes.is_empty() {
+            true => None,
+            false => match Passing::begins(accounting, bytes, request).await {
+                Ok(passing) => Some(passing),
+                Err(denial) => {
+                    accounting.freeze(client.agent, &denial, denial.rule(policy));
+                    return Charging::Refused(Box::new(denial));
+                }
+            },
+        };
         let mut want = want(charges, asks.as_ref().map(|it| &it.estimate));
         let mut counting = Counting {
             prices: &prices,
@@ -363,9 +384,12 @@ impl<R: Recorder> Decider<R> {
             Ok(granted) => {
                 let asks = counting.asks;
                 let held = Held::new(&accounting.ledger, want, granted, asks).telling(softly.told);
-                Charging::Held(Arc::new(held))
+                Charging::Held(Arc::new(held.carrying(passing)))
             }
             Err(refused) => {
+                if let Some(passing) = passing {
+                    passing.ends();
+                }
                 let rule = |place: usize| rules.get(place).copied();
                 let denial = denial(refused, rule, &want);
                 accounting.freeze(client.agent, &denial, denial.rule(policy));
@@ -388,6 +412,7 @@ fn in_force(rule: &BudgetRule, agent: &AgentPolicy) -> Arc<Budget> {
 
 fn terms(unit: Unit, asks: Option<&Asks>) -> Terms {
     match (unit, asks) {
+        (unit, _) if unit.is_bytes() => bytes::TERMS,
         (_, Some(asks)) => asks.estimate.terms(unit, asks.price),
         (Unit::ToolCalls, None) => Terms {
             fixed: 1,

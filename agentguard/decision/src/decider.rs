@@ -98,9 +98,19 @@ pub(crate) struct Beside {
     pub(crate) ticket: Option<Arc<Ticket>>,
 }
 
-/// What a request has for budgets and limits: what it may have a model read and write, its content, the number of that, and
-/// whether it goes with another message.
-type Brings<'a> = (&'a Demand, Option<&'a dyn Says>, Option<u64>, bool);
+/// What a request has for budgets and limits.
+struct Brings<'a> {
+    /// What it may have a model read and write.
+    demand: &'a Demand,
+    /// Its content, where that is here to be read once more.
+    says: Option<&'a dyn Says>,
+    /// The number of its content.
+    content: Option<u64>,
+    /// Whether it goes with another message.
+    is_beside: bool,
+    /// Whether it has bytes by itself, and is no message of what has.
+    carries: bool,
+}
 
 impl<R: Recorder> Decider<R> {
     /// Puts the pieces together.
@@ -187,7 +197,13 @@ impl<R: Recorder> Decider<R> {
     ) -> Decided {
         let spoken = if tls { Spoken::Tls } else { Spoken::Other };
         let none = Demand::default();
-        let brings = (&none, None, None, false);
+        let brings = Brings {
+            demand: &none,
+            says: None,
+            content: None,
+            is_beside: false,
+            carries: true,
+        };
         self.decide(client, target, behind, spoken.seen(), brings)
             .await
     }
@@ -215,7 +231,13 @@ impl<R: Recorder> Decider<R> {
         says: Option<&dyn Says>,
     ) -> Decided {
         let seen = Seen::Request(asked.seen());
-        let brings = (asked.demand(), says, asked.content(), asked.is_beside());
+        let brings = Brings {
+            demand: asked.demand(),
+            says,
+            content: asked.content(),
+            is_beside: asked.is_beside(),
+            carries: asked.carries(),
+        };
         self.decide(client, target, behind, seen, brings).await
     }
 
@@ -479,7 +501,7 @@ impl<R: Recorder> Decider<R> {
         target: &Target,
         behind: &[IpAddr],
         seen: Seen<'_>,
-        (demand, says, content, is_beside): Brings<'_>,
+        brings: Brings<'_>,
     ) -> Decided {
         let started = Instant::now();
         let policy = self.policies.current();
@@ -487,7 +509,13 @@ impl<R: Recorder> Decider<R> {
         let (mut held, mut spent) = (None, None);
         let (mut ticket, mut retry_after) = (None, None);
         if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
-            match self.limit(&policy, client, &target, seen, (content, is_beside)) {
+            match self.limit(
+                &policy,
+                client,
+                &target,
+                seen,
+                (brings.content, brings.is_beside),
+            ) {
                 Limiting::Passes(it, on_paper) => {
                     ticket = it;
                     ruling.matched.extend(on_paper);
@@ -499,7 +527,8 @@ impl<R: Recorder> Decider<R> {
             }
         }
         if matches!(ruling.outcome, RulingOutcome::Allow(_)) {
-            let charging = self.charge(&policy, client, &target, seen, (demand, says));
+            let said = (brings.demand, brings.says, brings.carries);
+            let charging = self.charge(&policy, client, &target, seen, said);
             match charging.await {
                 Charging::Free => {}
                 Charging::Held(it) => held = Some(it),

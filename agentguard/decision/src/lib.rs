@@ -29,7 +29,7 @@ mod resources;
 pub use again::Changes;
 pub use agentguard_policy::{Listing, Pinning, ToolServer};
 pub use asked::{Asked, Spoken};
-pub use budgets::{Accounting, Freezer, Held, Level, SLICE, Used};
+pub use budgets::{Accounting, Freezer, Grant, Held, Level, SLICE, Used, Way};
 pub use decider::Decider;
 pub use directory::{Cut, Directory};
 pub use limits::Fingerprint;

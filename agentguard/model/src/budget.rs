@@ -53,6 +53,10 @@ pub enum Unit {
     Destinations,
     /// Time since the first call, in milliseconds.
     WallTime,
+    /// Bytes that requests and connections through the proxy send: content, and the heads of requests.
+    BytesOut,
+    /// Bytes that come for them: content.
+    BytesIn,
 }
 
 impl Unit {
@@ -61,6 +65,12 @@ impl Unit {
     #[must_use]
     pub const fn is_held(self) -> bool {
         !matches!(self, Self::Destinations | Self::WallTime)
+    }
+
+    /// Whether it is bytes, which are counted as they pass.
+    #[must_use]
+    pub const fn is_bytes(self) -> bool {
+        matches!(self, Self::BytesOut | Self::BytesIn)
     }
 }
 
@@ -79,6 +89,8 @@ impl Unit {
             Self::ToolCalls => "calls of tools",
             Self::ConcurrentCalls => "calls at the same time",
             Self::Destinations => "destinations",
+            Self::BytesOut => "bytes out",
+            Self::BytesIn => "bytes in",
             Self::WallTime => return format!("{} s", number.div_ceil(1000)),
         };
         format!("{number} {of}")

@@ -96,7 +96,7 @@ impl BudgetRule {
         }
         match (self.budget.unit, charged) {
             // All that goes somewhere.
-            (Unit::Destinations, _) => true,
+            (Unit::Destinations | Unit::BytesOut | Unit::BytesIn, _) => true,
             (Unit::WallTime, Charged::Llm(_) | Charged::Tool(_)) => true,
             (Unit::ToolCalls, Charged::Tool(tool)) => self.counts_tool(tool),
             (Unit::ToolCalls | Unit::WallTime, _) => false,
@@ -152,6 +152,7 @@ impl Policy {
     pub fn looks_at_usage(&self) -> bool {
         self.budgets
             .iter()
-            .any(|it| !matches!(it.budget.unit, Unit::ToolCalls | Unit::Destinations))
+            .map(|it| it.budget.unit)
+            .any(|unit| !matches!(unit, Unit::ToolCalls | Unit::Destinations) && !unit.is_bytes())
     }
 }

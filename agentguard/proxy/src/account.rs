@@ -1,7 +1,7 @@
 //! What became of an allowed action.
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::{iter, mem};
 
 use agentguard_decision::{Asked, Decided, Decider, Recorder, Used};
@@ -148,10 +148,11 @@ impl<R: Recorder> Account<R> {
     }
 
     /// Where a relay counts.
-    pub(crate) const fn counts(&self) -> Counts<'_> {
+    pub(crate) fn counts(&self) -> Counts<'_> {
         Counts {
             sent: &self.sent,
             received: &self.received,
+            held: self.decided.held().map(Arc::as_ref),
         }
     }
 

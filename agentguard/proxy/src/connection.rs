@@ -251,6 +251,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
     /// recorded.
     pub(crate) async fn unless_revoked<T>(
         &self,
+        account: &Account<R>,
         going: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Over> {
         let (changes, ruled) = (self.changes.clone(), Ruled::default());
@@ -261,9 +262,17 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         } else {
             Spoken::Other
         };
-        let denied = decider.revoked(changes, &self.client, reached, closed, spoken, || {
-            ruled.set();
-        });
+        let held = account.decided().held().map(Arc::downgrade);
+        let (client, target) = (&self.client, &self.target);
+        let rules = || ruled.set();
+        let spent = decider.bytes_spent(client, target, spoken, held.unwrap_or_default(), rules);
+        let revoked = decider.revoked(changes, client, reached, closed, spoken, rules);
+        let denied = async {
+            tokio::select! {
+                denied = revoked => denied,
+                denied = spent => denied,
+            }
+        };
         let over = unless(&ruled, pin!(denied), going).await;
         over.map_err(|denied| Over::revoked(&denied))
     }
@@ -295,12 +304,14 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             let decider = &flow.guard.decider;
             let (reached, closed) = (|| flow.reached(), || flow.closed());
             let (client, target, ruled) = (&flow.client, &flow.target, || ruled.set());
-            let expired = decider.expired(changes.clone(), client, target, &asked, held, ruled);
             let spoken = Spoken::Request(&asked);
+            let spent = decider.bytes_spent(client, target, spoken, held.clone(), ruled);
+            let expired = decider.expired(changes.clone(), client, target, &asked, held, ruled);
             let revoked = decider.revoked(changes, client, reached, closed, spoken, ruled);
             tokio::select! {
                 denied = revoked => denied,
                 denied = expired => denied,
+                denied = spent => denied,
             }
         })
     }

@@ -222,7 +222,9 @@ async fn carry<R: Recorder, P: Port>(
             buffer,
             account.counts()
         ));
-        flow.unless_revoked(going).await.unwrap_or_else(|over| over)
+        flow.unless_revoked(&account, going)
+            .await
+            .unwrap_or_else(|over| over)
     };
     over.end(&account, reader.unsplit(writer), None);
 }

@@ -31,6 +31,7 @@ mod late;
 mod leaves;
 mod limits;
 mod outward;
+mod passing;
 mod port;
 mod relay;
 mod replay;

@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agentguard_decision::{Decided, Recorder};
+use agentguard_decision::{Decided, Held, Recorder, Way};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::account::Account;
 use crate::outward::Outward;
+use crate::passing::{Metered, room};
 use crate::replay::Replay;
 
 /// How a direction ended.
@@ -80,6 +81,8 @@ pub(crate) struct Counts<'a> {
     pub(crate) sent: &'a AtomicU64,
     /// Bytes to the client.
     pub(crate) received: &'a AtomicU64,
+    /// What it holds of budgets, which may count bytes.
+    pub(crate) held: Option<&'a Held>,
 }
 
 /// Copies in both directions until both are done. Each direction holds one buffer of `buffer` bytes and
@@ -91,8 +94,14 @@ pub(crate) async fn relay(
     buffer: usize,
     counts: Counts<'_>,
 ) -> Over {
-    let up = pump(client.0, upstream.1, replay, buffer, counts.sent);
-    let down = pump(upstream.0, client.1, &[], buffer, counts.received);
+    let [grant_out, grant_in] = [Way::Out, Way::In].map(|way| counts.held?.grant(way));
+    let from_client = Metered::new(client.0, grant_out);
+    let from_server = Metered::new(upstream.0, grant_in);
+    let up = async {
+        room(grant_out, replay).await;
+        pump(from_client, upstream.1, replay, buffer, counts.sent).await
+    };
+    let down = pump(from_server, client.1, &[], buffer, counts.received);
     let Ok(over) = both::<Infallible>(async { Ok(up.await) }, async { Ok(down.await) }).await;
     over
 }
@@ -266,6 +275,7 @@ mod tests {
         let counts = Counts {
             sent: &sent,
             received: &received,
+            held: None,
         };
         let relayed = relay(
             split(client_side),

@@ -80,7 +80,9 @@ async fn splice<R: Recorder, P: Port>(
         let buffer = flow.guard.limits.buffer;
         let (client, server) = ((client, to_client), (server, to_server));
         let going = pin!(relay(client, server, hello, buffer, account.counts()));
-        flow.unless_revoked(going).await.unwrap_or_else(|over| over)
+        flow.unless_revoked(&account, going)
+            .await
+            .unwrap_or_else(|over| over)
     };
     let (code, message) = match hellos.refused() {
         None => return over.end(&account, stream, Some(upstream)),

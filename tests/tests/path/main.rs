@@ -12,6 +12,7 @@ mod adoption;
 mod agents;
 mod around;
 mod asking;
+mod byte_budgets;
 mod datagrams;
 mod direct;
 mod frozen;

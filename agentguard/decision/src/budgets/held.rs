@@ -12,6 +12,7 @@ use agentguard_model::budget::{Budget, Unit};
 use agentguard_model::{BudgetLine, OvershootCause, Usage};
 use jiff::Timestamp;
 
+use super::bytes::{Grant, Passing, Way};
 use super::counted::is_of_input;
 use super::{Asks, FIRST, Level, SLICE, line};
 
@@ -89,6 +90,8 @@ pub struct Held {
     bills_filtered: bool,
     /// The accounts of which its answer tells how much is left.
     told: Vec<Arc<Level>>,
+    /// What it carries, where budgets count that.
+    passing: Option<Arc<Passing>>,
     left: AtomicBool,
     settled: OnceLock<Vec<BudgetLine>>,
 }
@@ -130,6 +133,7 @@ impl Held {
             also: Mutex::default(),
             bills_filtered,
             told: Vec::new(),
+            passing: None,
             left: AtomicBool::new(false),
             settled: OnceLock::new(),
         }
@@ -145,6 +149,24 @@ impl Held {
     pub(super) fn telling(mut self, told: Vec<Arc<Level>>) -> Self {
         self.told = told;
         self
+    }
+
+    /// The same, which carries this.
+    pub(super) fn carrying(mut self, passing: Option<Passing>) -> Self {
+        self.passing = passing.map(Arc::new);
+        self
+    }
+
+    /// What it carries, where budgets count that.
+    #[must_use]
+    pub const fn passing(&self) -> Option<&Arc<Passing>> {
+        self.passing.as_ref()
+    }
+
+    /// What it carries one way, where budgets count that.
+    #[must_use]
+    pub fn grant(&self, way: Way) -> Option<&Arc<Grant>> {
+        self.passing.as_ref()?.grant(way)
     }
 
     /// The accounts of which its answer tells how much is left.
@@ -371,6 +393,13 @@ impl Held {
     /// What is reserved, for the record.
     #[must_use]
     pub fn lines(&self) -> Vec<BudgetLine> {
+        let mut lines = self.own_lines();
+        lines.extend(self.passing.iter().flat_map(|it| it.lines()));
+        lines
+    }
+
+    /// The same, without what it carries.
+    fn own_lines(&self) -> Vec<BudgetLine> {
         let amounts = self.amounts.lock().unwrap_or_else(PoisonError::into_inner);
         let charges = self.want.charges.iter().zip(amounts.iter());
         let lines = charges
@@ -424,7 +453,7 @@ impl Held {
     /// Says what was used, once; what was said first counts. Answers with what becomes of it.
     pub fn settle(&self, how: Used<'_>) -> &[BudgetLine] {
         self.settled.get_or_init(|| {
-            let mut lines = self.lines();
+            let mut lines = self.own_lines();
             for (line, charge) in lines.iter_mut().zip(&self.want.charges) {
                 let unit = charge.budget.unit;
                 let known = match how {
@@ -452,6 +481,7 @@ impl Held {
             let amounts: Vec<u64> = lines.iter().filter_map(|line| line.settled).collect();
             let now = Timestamp::now().as_millisecond();
             self.ledger.settle(self.id, Some(&amounts), now);
+            lines.extend(self.passing.iter().flat_map(|it| it.settle()));
             lines
         })
     }
@@ -521,6 +551,9 @@ impl Held {
             let nothing = vec![0; self.want.charges.len()];
             let now = Timestamp::now().as_millisecond();
             self.ledger.settle(self.id, Some(&nothing), now);
+            if let Some(passing) = &self.passing {
+                passing.ends();
+            }
             Vec::new()
         });
     }

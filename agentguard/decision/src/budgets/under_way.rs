@@ -53,7 +53,7 @@ impl<R: Recorder> Decider<R> {
         }
         let started = Instant::now();
         let policy = self.policies().current();
-        let budgets = self.budgets_now(&policy, client, held);
+        let budgets = self.budgets_now(&policy, client, held.want());
         let patience = Instant::now() + PATIENCE;
         let refused = loop {
             let extended = held.extend(tokens, &budgets).await;
@@ -71,8 +71,9 @@ impl<R: Recorder> Decider<R> {
             }
             tokio::time::sleep(AGAIN).await;
         };
-        let about = (client, target, asked);
-        Some(self.cut(&policy, about, held, refused, started).await)
+        let about = (client, target, Seen::Request(asked.seen()));
+        let cut = self.cut(&policy, about, held.want(), refused, started);
+        Some(cut.await)
     }
 
     /// Waits until the time is over that a call has which is under way. Then records that denial and gives it; never
@@ -103,13 +104,12 @@ impl<R: Recorder> Decider<R> {
             };
             let started = Instant::now();
             let policy = self.policies().current();
-            let budgets = self.budgets_now(&policy, client, &held);
+            let budgets = self.budgets_now(&policy, client, held.want());
             if let Some(refused) = held.too_late(&budgets).await {
                 ruled();
-                let about = (client, target, asked);
-                return self
-                    .cut(&policy, about, &held, Some(refused), started)
-                    .await;
+                let about = (client, target, Seen::Request(asked.seen()));
+                let cut = self.cut(&policy, about, held.want(), Some(refused), started);
+                return cut.await;
             }
             // A limit that was changed ends it at another time. Where that has come, it has more by an operator: it is asked
             // again in a moment.
@@ -121,9 +121,14 @@ impl<R: Recorder> Decider<R> {
 
     /// The budgets of a call that is under way as they are now. A limit that was changed holds for it, too; one that is
     /// gone holds as it was.
-    fn budgets_now(&self, policy: &Policy, client: &Client, held: &Held) -> Vec<Arc<Budget>> {
+    pub(super) fn budgets_now(
+        &self,
+        policy: &Policy,
+        client: &Client,
+        want: &Want,
+    ) -> Vec<Arc<Budget>> {
         let agent = self.agent(policy, client.agent);
-        let budgets = held.want().charges.iter().map(|charge| {
+        let budgets = want.charges.iter().map(|charge| {
             let rule = policy.budget(&charge.budget.id);
             let rule = rule.filter(|it| it.budget.unit == charge.budget.unit);
             match (rule, &agent) {
@@ -135,20 +140,20 @@ impl<R: Recorder> Decider<R> {
     }
 
     /// Records that what was under way may not go on.
-    async fn cut(
+    pub(super) async fn cut(
         &self,
         policy: &Policy,
-        (client, target, asked): (&Client, &Target, &Asked),
-        held: &Held,
+        (client, target, seen): (&Client, &Target, Seen<'_>),
+        want: &Want,
         refused: Option<Refused>,
         started: Instant,
     ) -> Decided {
         let of = |place: usize| {
-            let charge = held.want().charges.get(place)?;
+            let charge = want.charges.get(place)?;
             policy.budget(&charge.budget.id)
         };
         let mut denial = match refused {
-            Some(refused) => denial(refused, of, held.want()),
+            Some(refused) => denial(refused, of, want),
             // Less than it has written already.
             None => unwritten("too little is left of its budgets"),
         };
@@ -156,7 +161,6 @@ impl<R: Recorder> Decider<R> {
             accounting.freeze(client.agent, &denial, denial.rule(policy));
         }
         denial.reason.message.push_str(" (this was under way)");
-        let seen = Seen::Request(asked.seen());
         let spent = denial.spent.take();
         let ruling = denial.ruling();
         let concluding = self.conclude_ruling(policy, client, target, seen, ruling, started);

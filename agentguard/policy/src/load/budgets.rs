@@ -8,6 +8,7 @@ use agentguard_model::budget::{Budget, Dimension, Reached, Unit, Window};
 use agentguard_model::{Mode, Source};
 use jiff::tz::TimeZone;
 
+use super::requests::{SIZES, bytes};
 use super::selector::{self, Whom};
 use super::values::{list, list_bounds, pattern};
 use super::{Known, MAX_STRING, Parsed, Report, llm};
@@ -184,7 +185,7 @@ fn limit(unit: Unit, raw: &At<String>, report: &mut Report) -> Option<u64> {
     Some(amount)
 }
 
-/// An amount as it is written where a unit is counted: a number, `$0.50` of money, `90s` of time. In the unit.
+/// An amount as it is written where a unit is counted: a number, `$0.50` of money, `90s` of time, `10MiB`. In the unit.
 ///
 /// # Errors
 /// It is none of this unit: what one is like.
@@ -198,6 +199,7 @@ pub fn amount(unit: Unit, text: &str) -> Result<u64, &'static str> {
             seconds(text).and_then(|it| it.checked_mul(1000)),
             "like `90s`, `30m` or `8h`",
         ),
+        Unit::BytesOut | Unit::BytesIn => (bytes(text), SIZES),
         _ => (number(text), "a whole number, like 200000"),
     };
     amount.ok_or(like)
@@ -411,7 +413,7 @@ fn soft(budget: &RawBudget, raw: &At<RawSoft>, report: &mut Report) -> Option<So
 fn what_it_counts(raw: &RawBudget, report: &mut Report) {
     let unit = raw.unit.value;
     let of_tools = unit == Unit::ToolCalls;
-    let of_both = matches!(unit, Unit::Destinations | Unit::WallTime);
+    let of_both = matches!(unit, Unit::Destinations | Unit::WallTime) || unit.is_bytes();
     if let Some(llm) = &raw.llm
         && of_tools
     {

@@ -68,7 +68,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
                 let foreseen = self.guard.decider.foresee(&self.client, &self.target);
                 self.look(&mut stream, foreseen, &mut bytes).await
             });
-            self.unless_revoked(looking).await
+            self.unless_revoked(&account, looking).await
         };
         let doubt = match looked {
             Err(over) => return over.end(&account, stream, Some(upstream)),
@@ -133,7 +133,9 @@ impl<R: Recorder, P: Port> Flow<R, P> {
                 buffer,
                 account.counts()
             ));
-            self.unless_revoked(going).await.unwrap_or_else(|over| over)
+            self.unless_revoked(account, going)
+                .await
+                .unwrap_or_else(|over| over)
         };
         if !is_request.load(Ordering::Relaxed) {
             return over.end(account, stream, Some(upstream));

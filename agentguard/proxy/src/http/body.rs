@@ -354,7 +354,7 @@ impl<R: Recorder> Body for RequestBody<R> {
 }
 
 /// Counts bytes that are held beside a body.
-pub(super) fn add(hint: &mut SizeHint, held: usize) {
+pub(crate) fn add(hint: &mut SizeHint, held: usize) {
     let held = held as u64;
     if let Some(upper) = hint.upper() {
         hint.set_upper(upper.saturating_add(held));

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
-use agentguard_decision::{Asked, Decided, Recorder, Says};
+use agentguard_decision::{Asked, Decided, Recorder, Says, Way};
 use agentguard_model::{ActionKind, ClaimSource, ReasonCode};
 use agentguard_protocol::authority::{Authority, Host};
 use agentguard_protocol::fields::strip_hop_by_hop;
@@ -47,6 +47,7 @@ use crate::http::said::said;
 use crate::http::says::Answering;
 use crate::http::tongue::{Tongue, refuse};
 use crate::http::upstream::Upstream;
+use crate::passing::paced;
 use crate::relay;
 use crate::revoked::Revoked;
 
@@ -428,6 +429,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         meaning: &request::Request,
         outgoing: Outgoing<'_, R>,
     ) -> Result<Carried<R>, Failed> {
+        let grant = |way| outgoing.account.decided().held()?.grant(way);
+        let (body, grant_in) = (paced(body, grant(Way::Out)), grant(Way::In).cloned());
         let request = self.rewrite(parts, body, meaning, outgoing)?;
         let mut upstream = self
             .upstream
@@ -443,6 +446,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let upgrade = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
             .then(|| hyper::upgrade::on(&mut response));
         let (parts, body) = response.into_parts();
+        let body = paced(body, grant_in.as_ref());
         let checked = response::check(&parts, meaning.websocket.is_some());
         let agreed = checked.and_then(|()| match (&upgrade, &meaning.websocket) {
             (Some(_), Some(offers)) => Ok(offers.accepted(&parts.headers)?),

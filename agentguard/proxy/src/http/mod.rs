@@ -65,12 +65,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::Port;
 use crate::connection::{Flow, READ};
-use crate::http::body::{Answer, Received};
+use crate::http::body::Answer;
 use crate::http::exchange::Exchange;
 use crate::http::gated::{Gated, Signals, Stop};
 use crate::http::interims::{Interims, http1_bytes};
 use crate::relay::{ClientStream, part};
 
+pub(crate) use body::{BodyFailed, Received, add};
 pub(crate) use http2::run as run_http2;
 pub(crate) use leg::Leg;
 pub(crate) use pool::{Key, Pool, Spoken, Wanted};

@@ -19,7 +19,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use agentguard_decision::{Decided, Recorder};
+use agentguard_decision::{Decided, Recorder, Way};
 use agentguard_model::{ActionKind, DecisionId, ReasonCode};
 use agentguard_protocol::websocket::{Assembler, Side, Violation, close};
 use hyper_util::rt::TokioIo;
@@ -36,6 +36,7 @@ use crate::http::growth::Judge;
 use crate::http::websocket::hold::{SizeHold, Sizes, Unruled};
 use crate::http::websocket::lane::{Lane, Out};
 use crate::http::websocket::turns::{Answers, Calls, Turns};
+use crate::passing::{Metered, room};
 use crate::relay::{self, ClientStream, MAX_LINGER, Over, both, part};
 use crate::revoked::Revoked;
 
@@ -87,6 +88,7 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
     };
     let buffer = flow.guard.limits.buffer;
     let messages = account.messages();
+    let [grant_out, grant_in] = [Way::Out, Way::In].map(|way| account.decided().held()?.grant(way));
     let closes = Closes::default();
     let mut client = Ends::new(gated, &account.received);
     let mut server = Ends::new(upgraded, &account.sent);
@@ -100,18 +102,18 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
         let mut up = Lane::new(Side::Client, agreed.deflate, buffer, replay);
         let mut down = Lane::new(Side::Server, agreed.deflate, buffer, &[]);
         let (client, server) = (&mut client, &mut server);
+        let from_client = &mut Metered::new(&mut client.reader, grant_out);
+        let from_server = &mut Metered::new(&mut server.reader, grant_in);
         if let Some(turns) = &turns {
             let (mut calls, mut answers) = (Calls::new(turns), Answers::new(turns));
             let over = {
-                let up = up.run(
-                    &mut client.reader,
-                    &mut server.out,
-                    &mut calls,
-                    &messages.sent,
-                    &closes,
-                );
+                let up = async {
+                    room(grant_out, replay).await;
+                    let (out, sent) = (&mut server.out, &messages.sent);
+                    up.run(from_client, out, &mut calls, sent, &closes).await
+                };
                 let down = down.run(
-                    &mut server.reader,
+                    from_server,
                     &mut client.out,
                     &mut answers,
                     &messages.received,
@@ -146,15 +148,13 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
             let assembler = Assembler::new(0, agreed.client_takeover);
             let mut hold = SizeHold::new(rule, assembler, agreed.client_takeover);
             let mut unheld = SizeHold::new(|| Unruled, Assembler::new(0, false), false);
-            let up = up.run(
-                &mut client.reader,
-                &mut server.out,
-                &mut hold,
-                &messages.sent,
-                &closes,
-            );
+            let up = async {
+                room(grant_out, replay).await;
+                let (out, sent) = (&mut server.out, &messages.sent);
+                up.run(from_client, out, &mut hold, sent, &closes).await
+            };
             let down = down.run(
-                &mut server.reader,
+                from_server,
                 &mut client.out,
                 &mut unheld,
                 &messages.received,

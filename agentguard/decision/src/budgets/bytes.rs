@@ -1,0 +1,367 @@
+//! Bytes that a request or connection carries, where budgets count them.
+//!
+//! What is known to leave is reserved with the rest of the call. What comes behind that moves once it is reserved, a part
+//! at a time: who carries bytes asks [`Grant::poll_room`], and who watches over the action ([`Decider::bytes_spent`])
+//! reserves more, or denies it. So never more passes than was reserved.
+
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use agentguard_budget::{Charge, Granted, HoldId, Ledger, Refused, Terms, Want};
+use agentguard_model::BudgetLine;
+use agentguard_model::budget::{Budget, Unit};
+use agentguard_policy::{BudgetRule, Request};
+use futures_util::task::AtomicWaker;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use super::{AGAIN, Accounting, Denial, Held, PATIENCE, denial, is_away, line, may_pass};
+use crate::asked::Spoken;
+use crate::decider::Decider;
+use crate::port::{Client, Decided, Recorder, Target};
+
+/// How many bytes are reserved at a time, at most: what an action holds, and does not use, while it is under way.
+const PART: u64 = 64 * 1024;
+
+/// And at least, where less is left for several.
+const LEAST_PART: u64 = 1024;
+
+/// Of how many equal actions what is left has room for one part each.
+const SHARE: u64 = 16;
+
+/// Whether bytes leave or come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    /// From the agent.
+    Out,
+    /// To the agent.
+    In,
+}
+
+impl Way {
+    const fn unit(self) -> Unit {
+        match self {
+            Self::Out => Unit::BytesOut,
+            Self::In => Unit::BytesIn,
+        }
+    }
+}
+
+/// How many bytes the head of a request is: as it would be sent in HTTP/1, without the words around it.
+fn head_of(request: &Request<'_>) -> u64 {
+    let fields = request.fields.into_iter().flat_map(http::HeaderMap::iter);
+    // `: ` and the end of the line.
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let query = request.query.map_or(0, |it| it.as_str().len() + 1);
+    let head = request.method.len() + request.path.len() + query + fields.sum::<usize>();
+    head as u64
+}
+
+/// The bytes of one action, both ways.
+#[derive(Debug, Default)]
+pub struct Passing {
+    out: Option<Arc<Grant>>,
+    back: Option<Arc<Grant>>,
+    /// More is wanted, some way.
+    wanted: Arc<Notify>,
+}
+
+/// The bytes of one action that go one way, and what is reserved for them.
+pub struct Grant {
+    ledger: Arc<dyn Ledger>,
+    id: HoldId,
+    want: Want,
+    /// For how many there was room when it began.
+    room: u64,
+    over: Vec<usize>,
+    /// How many may pass in all.
+    granted: AtomicU64,
+    /// How many have passed.
+    passed: AtomicU64,
+    /// Whether somebody waits for room.
+    wants: AtomicBool,
+    waits: AtomicWaker,
+    wanted: Arc<Notify>,
+    settled: AtomicBool,
+}
+
+impl std::fmt::Debug for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grant")
+            .field("id", &self.id)
+            .field("granted", &self.granted)
+            .field("passed", &self.passed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Passing {
+    /// Reserves what is known to pass (of a request its head, and what it announces), and a byte where nothing is. What is refused has reserved nothing.
+    pub(super) async fn begins(
+        accounting: &Accounting,
+        charged: Vec<(&BudgetRule, Charge)>,
+        request: &Request<'_>,
+    ) -> Result<Self, Denial> {
+        let head = head_of(request);
+        let known = request.body.saturating_add(head);
+        let mut passing = Self::default();
+        for (way, first) in [(Way::Out, known), (Way::In, 1)] {
+            let its = charged
+                .iter()
+                .filter(|(rule, _)| rule.budget.unit == way.unit());
+            let (rules, charges): (Vec<&BudgetRule>, Vec<Charge>) =
+                its.map(|(rule, charge)| (*rule, charge.clone())).unzip();
+            if charges.is_empty() {
+                continue;
+            }
+            let first = first.max(1);
+            let want = Want {
+                charges,
+                tokens: first,
+                least: first,
+                most: 0,
+            };
+            match all(accounting, &want).await {
+                Ok(granted) => {
+                    let grant = Grant::new(accounting, want, granted, &passing.wanted);
+                    passing.put(way, grant);
+                }
+                Err(refused) => {
+                    let rule = |place: usize| rules.get(place).copied();
+                    let denied = denial(refused, rule, &want);
+                    passing.ends();
+                    return Err(denied);
+                }
+            }
+        }
+        if let Some(grant) = passing.grant(Way::Out) {
+            grant.passes(head);
+        }
+        Ok(passing)
+    }
+
+    fn put(&mut self, way: Way, grant: Grant) {
+        let place = match way {
+            Way::Out => &mut self.out,
+            Way::In => &mut self.back,
+        };
+        *place = Some(Arc::new(grant));
+    }
+
+    /// What goes this way, where budgets count that.
+    #[must_use]
+    pub const fn grant(&self, way: Way) -> Option<&Arc<Grant>> {
+        match way {
+            Way::Out => self.out.as_ref(),
+            Way::In => self.back.as_ref(),
+        }
+    }
+
+    fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
+        self.out.iter().chain(&self.back)
+    }
+
+    /// What is reserved, for the record.
+    pub(super) fn lines(&self) -> impl Iterator<Item = BudgetLine> {
+        self.grants().flat_map(|grant| grant.lines())
+    }
+
+    /// It is over, and has used what has passed. Counts once. Answers with what becomes of it.
+    pub(super) fn settle(&self) -> Vec<BudgetLine> {
+        let lines = self.grants().flat_map(|grant| {
+            let passed = grant.settle();
+            grant.lines().map(move |line| BudgetLine {
+                settled: Some(passed),
+                ..line
+            })
+        });
+        lines.collect()
+    }
+
+    /// It did not begin.
+    pub(super) fn ends(&self) {
+        for grant in self.grants() {
+            grant.passed.store(0, Ordering::Release);
+            grant.settle();
+        }
+    }
+
+    /// A way of which more is wanted than was reserved.
+    async fn wanting(&self) -> &Arc<Grant> {
+        loop {
+            let wanted = self.wanted.notified();
+            if let Some(grant) = self.grants().find(|grant| grant.is_wanting()) {
+                return grant;
+            }
+            wanted.await;
+        }
+    }
+}
+
+impl Grant {
+    fn new(accounting: &Accounting, want: Want, granted: Granted, wanted: &Arc<Notify>) -> Self {
+        Self {
+            ledger: Arc::clone(&accounting.ledger),
+            id: granted.id,
+            want,
+            room: granted.room,
+            over: granted.over,
+            granted: AtomicU64::new(granted.tokens),
+            passed: AtomicU64::new(0),
+            wants: AtomicBool::new(false),
+            waits: AtomicWaker::new(),
+            wanted: Arc::clone(wanted),
+            settled: AtomicBool::new(false),
+        }
+    }
+
+    /// For how many bytes there is room, once there is any. One at a time asks this.
+    pub fn poll_room(&self, cx: &Context<'_>) -> Poll<u64> {
+        let room = self.left();
+        if room > 0 {
+            return Poll::Ready(room);
+        }
+        self.waits.register(cx.waker());
+        self.wants.store(true, Ordering::Release);
+        self.wanted.notify_one();
+        // It may have come before anybody waited.
+        match self.left() {
+            0 => Poll::Pending,
+            room => Poll::Ready(room),
+        }
+    }
+
+    /// So many have passed, for which there was room.
+    pub fn passes(&self, bytes: u64) {
+        self.passed.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn left(&self) -> u64 {
+        let passed = self.passed.load(Ordering::Acquire);
+        self.granted.load(Ordering::Acquire).saturating_sub(passed)
+    }
+
+    fn is_wanting(&self) -> bool {
+        let wants = self.wants.load(Ordering::Acquire) && self.left() == 0;
+        wants && !self.settled.load(Ordering::Acquire)
+    }
+
+    /// Reserves a part more, or what there is of it.
+    async fn extend(&self, budgets: &[Arc<Budget>]) -> Result<(), Refused> {
+        let part = (self.room / SHARE).clamp(LEAST_PART, PART);
+        let now = Timestamp::now().as_millisecond();
+        let extended = self.ledger.extend(self.id, part.into(), budgets, now).await;
+        match extended {
+            Ok(got) => {
+                self.granted.fetch_add(got, Ordering::AcqRel);
+                self.wants.store(false, Ordering::Release);
+                self.waits.wake();
+                Ok(())
+            }
+            // What it holds itself comes back to nobody while it goes on.
+            Err(Refused::Short(mut short)) => {
+                let own = self.granted.load(Ordering::Acquire).min(short.balance.held);
+                short.balance.held -= own;
+                short.balance.used = short.balance.used.saturating_add(own);
+                Err(Refused::Short(short))
+            }
+            Err(refused) => Err(refused),
+        }
+    }
+
+    /// What is reserved: the same of each of its accounts.
+    fn lines(&self) -> impl Iterator<Item = BudgetLine> {
+        let reserved = self.granted.load(Ordering::Acquire);
+        let charges = self.want.charges.iter().enumerate();
+        charges.map(move |(place, charge)| BudgetLine {
+            over: self.over.contains(&place),
+            ..line(charge, reserved)
+        })
+    }
+
+    /// It is over: so many have passed.
+    fn settle(&self) -> u64 {
+        let passed = self.passed.load(Ordering::Acquire);
+        if !self.settled.swap(true, Ordering::AcqRel) {
+            let used = vec![passed; self.want.charges.len()];
+            let now = Timestamp::now().as_millisecond();
+            self.ledger.settle(self.id, Some(&used), now);
+        }
+        passed
+    }
+}
+
+impl Drop for Grant {
+    /// One whose call was given up before it was let out.
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
+/// Reserves all of it, and waits for a moment where others hold what is left.
+async fn all(accounting: &Accounting, want: &Want) -> Result<Granted, Refused> {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        let now = Timestamp::now().as_millisecond();
+        let reserved = accounting.ledger.reserve(want, now).await;
+        if Instant::now() >= patience || !may_pass(&reserved) {
+            return reserved;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// What a byte is charged with.
+pub(super) const TERMS: Terms = Terms {
+    fixed: 0,
+    per_million: 1_000_000,
+};
+
+impl<R: Recorder> Decider<R> {
+    /// Reserves more for the bytes of an action that is under way, as it wants more, until there is no more. Then records
+    /// that denial and gives it; never before. `ruled` is told of it before it is recorded.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have recorded the denial.
+    pub async fn bytes_spent(
+        &self,
+        client: &Client,
+        target: &Target,
+        spoken: Spoken<'_>,
+        held: Weak<Held>,
+        ruled: impl Fn(),
+    ) -> Decided {
+        let passing = held.upgrade().and_then(|held| held.passing().cloned());
+        let Some(passing) = passing else {
+            return pending().await;
+        };
+        loop {
+            let grant = passing.wanting().await;
+            let started = Instant::now();
+            let policy = self.policies().current();
+            let budgets = self.budgets_now(&policy, client, &grant.want);
+            let patience = started + PATIENCE;
+            let refused = loop {
+                let extended = grant.extend(&budgets).await;
+                if !grant.is_wanting() {
+                    break None;
+                }
+                let passes = extended.is_ok() || may_pass(&extended) || is_away(&extended);
+                match extended {
+                    Err(refused) if !passes || Instant::now() >= patience => break Some(refused),
+                    Err(_) => tokio::time::sleep(AGAIN).await,
+                    Ok(()) => {}
+                }
+            };
+            if let Some(refused) = refused {
+                ruled();
+                let about = (client, target, spoken.seen());
+                let cut = self.cut(&policy, about, &grant.want, Some(refused), started);
+                return cut.await;
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Bytes that pass where budgets count them: no more than was reserved.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use agentguard_decision::Grant;
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::http::{BodyFailed, Received, add};
+
+/// Waits until there is room for bytes that were read already, and takes it. `grant`: none where nothing is counted.
+pub(crate) async fn room(grant: Option<&Arc<Grant>>, bytes: &[u8]) {
+    let Some(grant) = grant else {
+        return;
+    };
+    let mut left = bytes.len() as u64;
+    while left > 0 {
+        let room = poll_fn(|cx| grant.poll_room(cx)).await.min(left);
+        grant.passes(room);
+        left -= room;
+    }
+}
+
+/// A stream that is read as far as there is room.
+pub(crate) struct Metered<S> {
+    stream: S,
+    grant: Option<Arc<Grant>>,
+}
+
+impl<S> Metered<S> {
+    /// `grant`: none where nothing is counted.
+    pub(crate) fn new(stream: S, grant: Option<&Arc<Grant>>) -> Self {
+        Self {
+            stream,
+            grant: grant.cloned(),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let Some(grant) = &this.grant else {
+            return Pin::new(&mut this.stream).poll_read(cx, buf);
+        };
+        let room = ready!(grant.poll_room(cx));
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let room = room.min(buf.remaining());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+        ready!(Pin::new(&mut this.stream).poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        buf.advance(read);
+        grant.passes(read as u64);
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A body that goes on as far as there is room.
+struct Paced {
+    inner: Received,
+    grant: Arc<Grant>,
+    /// What has come, and waits for room.
+    waits: Bytes,
+}
+
+/// The same body, which goes on as there is room. `grant`: none where nothing is counted.
+pub(crate) fn paced(inner: Received, grant: Option<&Arc<Grant>>) -> Received {
+    let Some(grant) = grant else {
+        return inner;
+    };
+    let paced = Paced {
+        inner,
+        grant: Arc::clone(grant),
+        waits: Bytes::new(),
+    };
+    Received::Looked(paced.boxed_unsync())
+}
+
+impl Body for Paced {
+    type Data = Bytes;
+    type Error = BodyFailed;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
+        let this = self.get_mut();
+        if this.waits.is_empty() {
+            match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Ok(data) => this.waits = data,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                other => return Poll::Ready(other),
+            }
+        }
+        let room = usize::try_from(ready!(this.grant.poll_room(cx))).unwrap_or(usize::MAX);
+        let part = this.waits.split_to(room.min(this.waits.len()));
+        this.grant.passes(part.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.waits.is_empty() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.inner.size_hint();
+        add(&mut hint, self.waits.len());
+        hint
+    }
+}
