@@ -134,11 +134,11 @@ fn tool(asked: &Value) -> Option<&str> {
     called(&asked["toolConfig"]["tools"][0]["toolSpec"])
 }
 
-fn stop(asked: &Value) -> &'static str {
-    if tool(asked).is_some() {
-        "tool_use"
-    } else {
-        "end_turn"
+fn stop(asked: &Value, said: &Said) -> &'static str {
+    match tool(asked) {
+        Some(_) => "tool_use",
+        None if said.cut => "max_tokens",
+        None => "end_turn",
     }
 }
 
@@ -149,7 +149,7 @@ fn converse(asked: &Value, said: &Said) -> Value {
         }
         None => json!({ "text": said.text() }),
     };
-    json!({ "output": { "message": { "role": "assistant", "content": [content] } }, "stopReason": stop(asked),
+    json!({ "output": { "message": { "role": "assistant", "content": [content] } }, "stopReason": stop(asked, said),
         "usage": usage(said), "metrics": { "latencyMs": 7 } })
 }
 
@@ -177,7 +177,7 @@ fn converse_events(asked: &Value, said: &Said) -> Vec<(&'static str, Value)> {
     }
     events.extend([
         ("contentBlockStop", json!({ "contentBlockIndex": 0 })),
-        ("messageStop", json!({ "stopReason": stop(asked) })),
+        ("messageStop", json!({ "stopReason": stop(asked, said) })),
         (
             "metadata",
             json!({ "usage": usage(said), "metrics": { "latencyMs": 7 } }),

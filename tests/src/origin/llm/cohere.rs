@@ -31,10 +31,10 @@ pub(super) fn answer(path: &str, fields: &HeaderMap, body: &[u8]) -> Result<Cont
         "billed_units": { "input_tokens": said.input_tokens, "output_tokens": said.output_tokens() },
         "tokens": { "input_tokens": said.input_tokens + 70, "output_tokens": said.output_tokens() + 2 },
     });
-    let finish = if tool.is_some() {
-        "TOOL_CALL"
-    } else {
-        "COMPLETE"
+    let finish = match tool {
+        Some(_) => "TOOL_CALL",
+        None if said.cut => "MAX_TOKENS",
+        None => "COMPLETE",
     };
     let call = |name: &str, arguments: &str| json!({ "id": "call_1", "type": "function", "function": { "name": name, "arguments": arguments } });
     let arguments = json!({ "said": said.text() }).to_string();

@@ -38,7 +38,7 @@ pub(super) fn content(target: &Uri, body: &[u8]) -> Result<Content, Fault> {
                 Some(name) => call(name, &said),
                 None => json!([{ "text": said.text() }]),
             };
-            Content::Json(response(model, &parts, true, &said))
+            Content::Json(response(model, &parts, true, &asked, &said))
         }
         "streamGenerateContent" => {
             let responses = responses(model, &asked, &said);
@@ -95,19 +95,22 @@ fn call(name: &str, said: &Said) -> Value {
     json!([{ "functionCall": { "name": name, "args": { "said": said.text() }, "id": "call_1" } }])
 }
 
-/// One response; the last has all that was counted. Two thoughts are had, and a word of what is read is cached.
-fn response(model: &str, parts: &Value, last: bool, said: &Said) -> Value {
+/// One response; the last has all that was counted. A word of what is read is cached, and two thoughts are had unless
+/// none may be.
+fn response(model: &str, parts: &Value, last: bool, asked: &Value, said: &Said) -> Value {
     let (read, written) = (said.input_tokens, said.output_tokens());
+    let budget = &asked["generationConfig"]["thinkingConfig"]["thinkingBudget"];
+    let thoughts = if budget == 0 { 0 } else { 2 };
     let mut candidate = json!({ "content": { "parts": parts, "role": "model" }, "index": 0 });
     let mut usage = json!({ "promptTokenCount": read, "totalTokenCount": read });
     if last {
-        candidate["finishReason"] = "STOP".into();
+        candidate["finishReason"] = if said.cut { "MAX_TOKENS" } else { "STOP" }.into();
         usage = json!({
             "promptTokenCount": read,
             "cachedContentTokenCount": 1,
             "candidatesTokenCount": written,
-            "thoughtsTokenCount": 2,
-            "totalTokenCount": read + written + 2,
+            "thoughtsTokenCount": thoughts,
+            "totalTokenCount": read + written + thoughts,
             "promptTokensDetails": [{ "modality": "TEXT", "tokenCount": read }],
         });
     }
@@ -125,6 +128,6 @@ fn responses(model: &str, asked: &Value, said: &Said) -> Vec<Value> {
     let count = parts.len();
     let parts = parts.iter().enumerate();
     parts
-        .map(|(at, parts)| response(model, parts, at + 1 == count, said))
+        .map(|(at, parts)| response(model, parts, at + 1 == count, asked, said))
         .collect()
 }

@@ -26,7 +26,7 @@ pub(super) fn answer(path: &str, body: &[u8]) -> Result<Content, Fault> {
     let message = |message: Value| json!({ "model": model, "created_at": "2026-01-01T00:00:00Z", "message": message, "done": false });
     let end = |mut message: Value| {
         message["done"] = true.into();
-        message["done_reason"] = "stop".into();
+        message["done_reason"] = if said.cut { "length" } else { "stop" }.into();
         message["total_duration"] = 1_000_000.into();
         message["prompt_eval_count"] = said.input_tokens.into();
         message["eval_count"] = said.output_tokens().into();
