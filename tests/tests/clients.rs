@@ -74,12 +74,16 @@ mod requests;
 mod resumed;
 #[path = "clients/sdk.rs"]
 mod sdk;
+#[path = "clients/sdks.rs"]
+mod sdks;
 #[path = "clients/serving.rs"]
 mod serving;
 #[path = "clients/shared_budgets.rs"]
 mod shared_budgets;
 #[path = "clients/soft_budgets.rs"]
 mod soft_budgets;
+#[path = "clients/spent.rs"]
+mod spent;
 #[path = "clients/storm.rs"]
 mod storm;
 #[path = "clients/telemetry.rs"]
