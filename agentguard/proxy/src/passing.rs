@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use agentguard_decision::Grant;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -71,6 +72,8 @@ struct Paced {
     grant: Arc<Grant>,
     /// What has come, and waits for room.
     waits: Bytes,
+    /// Trailers behind that, and how many of their bytes have no room yet.
+    trailers: Option<(HeaderMap, u64)>,
 }
 
 /// The same body, which goes on as there is room. `grant`: none where nothing is counted.
@@ -82,6 +85,7 @@ pub(crate) fn paced(inner: Received, grant: Option<&Arc<Grant>>) -> Received {
         inner,
         grant: Arc::clone(grant),
         waits: Bytes::new(),
+        trailers: None,
     };
     Received::Looked(paced.boxed_unsync())
 }
@@ -95,15 +99,28 @@ impl Body for Paced {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailed>>> {
         let this = self.get_mut();
-        if this.waits.is_empty() {
+        if this.waits.is_empty() && this.trailers.is_none() {
             match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => return Poll::Ready(Some(Ok(Frame::data(data)))),
                     Ok(data) => this.waits = data,
-                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().unwrap_or_default();
+                        let size = size_of(&trailers);
+                        this.trailers = Some((trailers, size));
+                    }
                 },
                 other => return Poll::Ready(other),
             }
+        }
+        if let Some((_, left)) = &mut this.trailers {
+            while *left > 0 {
+                let room = ready!(this.grant.poll_room(cx)).min(*left);
+                this.grant.passes(room);
+                *left -= room;
+            }
+            let trailers = this.trailers.take();
+            return Poll::Ready(trailers.map(|(trailers, _)| Ok(Frame::trailers(trailers))));
         }
         let room = usize::try_from(ready!(this.grant.poll_room(cx))).unwrap_or(usize::MAX);
         let part = this.waits.split_to(room.min(this.waits.len()));
@@ -112,7 +129,7 @@ impl Body for Paced {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.waits.is_empty() && self.inner.is_end_stream()
+        self.waits.is_empty() && self.trailers.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -120,4 +137,11 @@ impl Body for Paced {
         add(&mut hint, self.waits.len());
         hint
     }
+}
+
+/// As many bytes as trailers are in HTTP/1: with `: ` and the end of the line.
+fn size_of(trailers: &HeaderMap) -> u64 {
+    let sizes = trailers.iter();
+    let sizes = sizes.map(|(name, value)| name.as_str().len() + value.len() + 4);
+    sizes.sum::<usize>() as u64
 }

@@ -99,7 +99,8 @@ impl std::fmt::Debug for Grant {
 }
 
 impl Passing {
-    /// Reserves what is known to pass (of a request its head, and what it announces), and a byte where nothing is. What is refused has reserved nothing.
+    /// Reserves what is known to pass (of a request its head, and what it announces), and a byte where nothing is. What is
+    /// refused has reserved nothing.
     pub(super) async fn begins(
         accounting: &Accounting,
         charged: Vec<(&BudgetRule, Charge)>,

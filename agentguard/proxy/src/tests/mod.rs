@@ -7,6 +7,7 @@ mod asked_tools;
 mod authority;
 mod aws_streams;
 mod budgets;
+mod byte_budgets;
 mod calls;
 mod calls_by_path;
 mod changed;
@@ -141,7 +142,9 @@ enum Rules {
     CallsFewOnce,
     /// As [`Self::CallsFew`], of 100,000 tokens.
     CallsMany,
-    /// The same, each model for itself.
+    /// As [`Self::Allow`], of 2,000 bytes out and as many in.
+    Bytes,
+    /// As [`Self::CallsMany`], each model for itself.
     CallsEach,
     /// The same, of a second.
     CallsTimed,
@@ -546,6 +549,10 @@ fn policy(rules: Rules) -> Policy {
             "[{ id: cached, unit: cached_tokens, limit: 100000, window: day }, \
               { id: reasoned, unit: reasoning_tokens, limit: 8000, window: day }]"
         }
+        Rules::Bytes => {
+            "[{ id: leaves, unit: bytes_out, limit: 2000, window: day }, \
+              { id: comes, unit: bytes_in, limit: 2000, window: day }]"
+        }
         Rules::CallsMany | Rules::CallsKnown => {
             "[{ id: out, unit: output_tokens, limit: 100000, window: day }]"
         }
@@ -563,7 +570,7 @@ fn policy(rules: Rules) -> Policy {
         _ => "[]",
     };
     let rules = match rules {
-        Rules::Allow => {
+        Rules::Allow | Rules::Bytes => {
             "[{ id: all, action: allow, resolved_ranges: [127.0.0.0/8], match: { host: ['*.example'] } }, \
                           { id: addresses, action: allow, match: { cidr: [127.0.0.0/8] } }]"
         }
