@@ -297,14 +297,26 @@ impl<R: Recorder> Decider<R> {
         client: &Client,
         target: &Target,
         seen: Seen<'_>,
+        said: (&Demand, Option<&dyn Says>, bool),
+    ) -> Charging {
+        match self.accounting() {
+            // Mostly there is something to do or not by the policy, and a future is as large as all that it may do.
+            Some(accounting) if !policy.budgets().is_empty() => {
+                Box::pin(self.charge_by(accounting, policy, client, target, seen, said)).await
+            }
+            _ => Charging::Free,
+        }
+    }
+
+    async fn charge_by(
+        &self,
+        accounting: &Accounting,
+        policy: &Policy,
+        client: &Client,
+        target: &Target,
+        seen: Seen<'_>,
         (demand, says, carries): (&Demand, Option<&dyn Says>, bool),
     ) -> Charging {
-        let Some(accounting) = self.accounting() else {
-            return Charging::Free;
-        };
-        if policy.budgets().is_empty() {
-            return Charging::Free;
-        }
         let nothing = Request::new("", "");
         let request = match &seen {
             Seen::Request(request) => request,

@@ -13,7 +13,7 @@ use std::time::Instant;
 use agentguard_budget::{Charge, Granted, HoldId, Ledger, Refused, Terms, Want};
 use agentguard_model::BudgetLine;
 use agentguard_model::budget::{Budget, Unit};
-use agentguard_policy::{BudgetRule, Request};
+use agentguard_policy::{BudgetRule, Request, Seen};
 use futures_util::task::AtomicWaker;
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -336,14 +336,27 @@ impl<R: Recorder> Decider<R> {
         ruled: impl Fn(),
     ) -> Decided {
         let passing = held.upgrade().and_then(|held| held.passing().cloned());
-        let Some(passing) = passing else {
-            return pending().await;
-        };
+        match passing {
+            // Mostly nothing is counted, and a future is as large as all that it may do.
+            None => pending().await,
+            Some(passing) => {
+                let about = (client, target, spoken.seen());
+                Box::pin(self.bytes_spent_of(&passing, about, ruled)).await
+            }
+        }
+    }
+
+    async fn bytes_spent_of(
+        &self,
+        passing: &Passing,
+        about: (&Client, &Target, Seen<'_>),
+        ruled: impl Fn(),
+    ) -> Decided {
         loop {
             let grant = passing.wanting().await;
             let started = Instant::now();
             let policy = self.policies().current();
-            let budgets = self.budgets_now(&policy, client, &grant.want);
+            let budgets = self.budgets_now(&policy, about.0, &grant.want);
             let patience = started + PATIENCE;
             let refused = loop {
                 let extended = grant.extend(&budgets).await;
@@ -359,7 +372,6 @@ impl<R: Recorder> Decider<R> {
             };
             if let Some(refused) = refused {
                 ruled();
-                let about = (client, target, spoken.seen());
                 let cut = self.cut(&policy, about, &grant.want, Some(refused), started);
                 return cut.await;
             }
