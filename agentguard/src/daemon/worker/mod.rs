@@ -71,6 +71,10 @@ const SWEEP: Duration = Duration::from_secs(30);
 /// gate hears of it that the daemon is there, for five.
 const SILENT: Duration = Duration::from_secs(4);
 
+/// How much of the stack a thread may use: addresses, and no memory until it does. What a request is within a tunnel
+/// within another is one future, which is many times as large without optimisation.
+const STACK: usize = 8 << 20;
+
 /// Runs the worker until the keeper says to stop, or is gone.
 pub(crate) fn run() -> anyhow::Result<()> {
     #[cfg(debug_assertions)]
@@ -90,6 +94,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("worker")
+        .thread_stack_size(STACK)
         .build()?;
     runtime.block_on(serve(*start, descriptors, keeper))
 }
