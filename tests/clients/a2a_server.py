@@ -112,7 +112,9 @@ def main():
             *create_rest_routes(handler, enable_v0_3_compat=True, path_prefix="/rest"),
         ]
     )
-    config = uvicorn.Config(app, ssl_certfile=CERTIFICATE, ssl_keyfile=KEY, log_level="warning")
+    # Longer than a client may be silent in these tests: a request that meets the end of its connection is lost.
+    options = {"log_level": "warning", "timeout_keep_alive": 60}
+    config = uvicorn.Config(app, ssl_certfile=CERTIFICATE, ssl_keyfile=KEY, **options)
     listener = socket.create_server(("", int(PORT)), family=socket.AF_INET6, dualstack_ipv6=True)
     print("serving", flush=True)
     asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))

@@ -88,7 +88,9 @@ def main():
             yield
 
     app = Starlette(routes=routes, lifespan=lifespan)
-    config = uvicorn.Config(app, ssl_certfile=certificate, ssl_keyfile=key, log_level="warning")
+    # Longer than a client may be silent in these tests: a request that meets the end of its connection is lost.
+    options = {"log_level": "warning", "timeout_keep_alive": 60}
+    config = uvicorn.Config(app, ssl_certfile=certificate, ssl_keyfile=key, **options)
     # Both families, and open before it says that it serves.
     listener = socket.create_server(("", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
     uvicorn.Server(config).run(sockets=[listener])

@@ -357,6 +357,13 @@ impl<R: Recorder> Account<R> {
         }
     }
 
+    /// What has come of it by now will not be looked at: the daemon ends.
+    pub(crate) fn unread(&self) {
+        if let Some(held) = self.decided.held() {
+            held.unread();
+        }
+    }
+
     /// What is told as its answer may be that to this other call, of which nothing is known where there is none.
     pub(crate) fn may_be_for(&self, other: Option<&Asked>) {
         if let Some(held) = self.decided.held() {

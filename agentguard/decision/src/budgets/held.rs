@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Caches, Rate, Served};
 use agentguard_budget::tokens::Counter;
-use agentguard_budget::{Charge, Estimate, Granted, HoldId, Ledger, More, Refused, Want, used};
+use agentguard_budget::{
+    Charge, Estimate, Granted, HoldId, Ledger, More, Refused, UNSEEN, Want, used,
+};
 use agentguard_model::budget::{Budget, Unit};
 use agentguard_model::{BudgetLine, OvershootCause, Usage};
 use jiff::Timestamp;
@@ -73,6 +75,10 @@ pub struct Held {
     broke_at: OnceLock<u64>,
     /// Whether what was written behind its end could not be looked at.
     unseen: AtomicBool,
+    /// Whether nobody will look at what has come.
+    unread: AtomicBool,
+    /// Whether it has found nothing more, so that its provider writes on and nobody looks.
+    waits: AtomicBool,
     /// For how many there was room when it began.
     room: u64,
     /// When it has to end by the clock, in milliseconds of the Unix time, as far as was known when it began.
@@ -124,6 +130,8 @@ impl Held {
             since: OnceLock::new(),
             broke_at: OnceLock::new(),
             unseen: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
             room: granted.room,
             deadline: granted.deadline,
             over: granted.over,
@@ -278,6 +286,11 @@ impl Held {
         self.unseen.store(true, Ordering::Release);
     }
 
+    /// What has come of it, and what its provider writes on, nobody will look at: as where this process dies.
+    pub fn unread(&self) {
+        self.unread.store(true, Ordering::Release);
+    }
+
     /// How many tokens a call may have written that broke off: what was reserved, or what was seen of it, and what its
     /// provider wrote on at its pace before it noticed.
     fn may_have_written(&self) -> u64 {
@@ -297,9 +310,16 @@ impl Held {
         // A provider that does not keep to the limit has written what was seen all the same, where that is counted and not
         // estimated, as the bytes of sounds are.
         let surely = self.sure.load(Ordering::Acquire);
+        // As much as is charged when it is found that the process has died.
+        let unread = match self.unread.load(Ordering::Acquire) {
+            false => 0,
+            true if self.waits.load(Ordering::Acquire) => limit,
+            true => reserved.saturating_add(UNSEEN).min(limit),
+        };
         seen.saturating_add(more)
             .min(limit)
             .max(surely)
+            .max(unread)
             .max(reserved)
     }
 
@@ -323,6 +343,8 @@ impl Held {
         };
         let now = Timestamp::now().as_millisecond();
         let got = self.ledger.extend(self.id, more, budgets, now).await;
+        let short = matches!(got, Err(Refused::Short(_)));
+        self.waits.store(short, Ordering::Release);
         let got = got.map_err(|refused| self.beside_own(refused))?;
         let tokens = granted.saturating_add(got);
         self.tokens.store(tokens, Ordering::Release);

@@ -39,6 +39,17 @@ pub(crate) struct Behind<R: Recorder> {
     pub(crate) reading: Reading,
 }
 
+/// What is not read: dropped before it was, as where the daemon ends, it says so.
+struct Unread<R: Recorder>(Option<Arc<Account<R>>>);
+
+impl<R: Recorder> Drop for Unread<R> {
+    fn drop(&mut self) {
+        if let Some(account) = &self.0 {
+            account.unread();
+        }
+    }
+}
+
 impl<R: Recorder> Behind<R> {
     /// Counts it, in a task of its own; what it belongs to ends with that.
     pub(crate) fn count(self) {
@@ -47,14 +58,14 @@ impl<R: Recorder> Behind<R> {
             self.account.unseen();
             return self.end();
         };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(self.read(seat))),
-            // The daemon ends.
-            Err(_) => self.end(),
+        let unread = Unread(Some(Arc::clone(&self.account)));
+        // Without a runtime the daemon ends.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(runtime.spawn(self.read(seat, unread)));
         }
     }
 
-    async fn read(mut self, _seat: SemaphorePermit<'static>) {
+    async fn read(mut self, _seat: SemaphorePermit<'static>, mut unread: Unread<R>) {
         // What was taken and not looked at.
         self.checked.hear_behind(&[], &mut self.reading);
         let read = timeout(MOMENT, self.read_on()).await;
@@ -62,6 +73,7 @@ impl<R: Recorder> Behind<R> {
             self.reading.ends();
             self.account.is_whole();
         }
+        unread.0 = None;
         self.end();
     }
 
