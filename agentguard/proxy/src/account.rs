@@ -399,7 +399,9 @@ impl<R: Recorder> Account<R> {
             (Some(usage), None) => Used::Broken(usage),
             (None, _) => Used::Unknown,
         };
-        held.settle(used).to_vec()
+        let mut lines = held.settle(used).to_vec();
+        lines.extend(held.settle_passing());
+        lines
     }
 
     /// What went wrong. The first thing that did is what counts.

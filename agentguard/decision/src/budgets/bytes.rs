@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use agentguard_budget::{Charge, Granted, HoldId, Ledger, Refused, Terms, Want};
 use agentguard_model::BudgetLine;
-use agentguard_model::budget::{Budget, Unit};
+use agentguard_model::budget::{Budget, Reached, Unit};
 use agentguard_policy::{BudgetRule, Request, Seen};
 use futures_util::task::AtomicWaker;
 use jiff::Timestamp;
@@ -65,6 +65,8 @@ fn head_of(request: &Request<'_>) -> u64 {
 pub struct Passing {
     out: Option<Arc<Grant>>,
     back: Option<Arc<Grant>>,
+    /// How many bytes its head is.
+    head: u64,
     /// More is wanted, some way.
     wanted: Arc<Notify>,
 }
@@ -108,7 +110,10 @@ impl Passing {
     ) -> Result<Self, Denial> {
         let head = head_of(request);
         let known = request.body.saturating_add(head);
-        let mut passing = Self::default();
+        let mut passing = Self {
+            head,
+            ..Self::default()
+        };
         for (way, first) in [(Way::Out, known), (Way::In, 1)] {
             let its = charged
                 .iter()
@@ -118,7 +123,12 @@ impl Passing {
             if charges.is_empty() {
                 continue;
             }
-            let first = first.max(1);
+            // Where nothing limits what may be announced, no more is held than is on its way.
+            let mut reached = charges.iter().map(|it| it.budget.reached);
+            let first = match reached.any(Reached::limits) {
+                true => first.max(1),
+                false => first.clamp(1, PART),
+            };
             let want = Want {
                 charges,
                 tokens: first,
@@ -138,10 +148,14 @@ impl Passing {
                 }
             }
         }
-        if let Some(grant) = passing.grant(Way::Out) {
-            grant.passes(head);
-        }
         Ok(passing)
+    }
+
+    /// It leaves, with its head.
+    pub(super) fn leaves(&self) {
+        if let Some(grant) = self.grant(Way::Out) {
+            grant.passes(self.head);
+        }
     }
 
     fn put(&mut self, way: Way, grant: Grant) {
@@ -256,6 +270,8 @@ impl Grant {
         let now = Timestamp::now().as_millisecond();
         let extended = self.ledger.extend(self.id, part.into(), budgets, now).await;
         match extended {
+            // There is no more of what can be counted.
+            Ok(0) => Err(Refused::Settled),
             Ok(got) => {
                 self.granted.fetch_add(got, Ordering::AcqRel);
                 self.wants.store(false, Ordering::Release);

@@ -186,6 +186,9 @@ impl Held {
     /// The call leaves: from now on it may be billed.
     pub fn leaves(&self) {
         self.left.store(true, Ordering::Release);
+        if let Some(passing) = &self.passing {
+            passing.leaves();
+        }
     }
 
     /// Whether it matters how many tokens its provider reports.
@@ -503,9 +506,15 @@ impl Held {
             let amounts: Vec<u64> = lines.iter().filter_map(|line| line.settled).collect();
             let now = Timestamp::now().as_millisecond();
             self.ledger.settle(self.id, Some(&amounts), now);
-            lines.extend(self.passing.iter().flat_map(|it| it.settle()));
             lines
         })
+    }
+
+    /// Says that nothing passes any more: what it carries goes on behind what is known of its use, as where its provider has
+    /// refused it and reads on. Answers with what becomes of that.
+    pub fn settle_passing(&self) -> Vec<BudgetLine> {
+        let passing = self.passing.as_ref();
+        passing.map(|it| it.settle()).unwrap_or_default()
     }
 
     /// Why it has used more of this than was reserved.

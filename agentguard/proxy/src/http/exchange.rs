@@ -430,7 +430,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         outgoing: Outgoing<'_, R>,
     ) -> Result<Carried<R>, Failed> {
         let grant = |way| outgoing.account.decided().held()?.grant(way);
-        let (body, grant_in) = (paced(body, grant(Way::Out)), grant(Way::In).cloned());
+        let grant_in = grant(Way::In).cloned();
         let request = self.rewrite(parts, body, meaning, outgoing)?;
         let mut upstream = self
             .upstream
@@ -617,6 +617,8 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         // What the server's side of hyper left behind for itself.
         parts.extensions.remove::<OnUpgrade>();
         let linger = self.is_http2().then_some(self.flow.guard.limits.linger);
+        let grant = account.decided().held().and_then(|it| it.grant(Way::Out));
+        let body = paced(body, grant);
         let body = RequestBody::new(body, Arc::clone(account), sending, go_ahead, linger);
         let mut request = Request::from_parts(parts, body);
         if self.is_http2() {

@@ -124,3 +124,27 @@ async fn a_websocket_is_closed_where_nothing_is_left_either_way() {
         assert_eq!(charged(&decisions, budget), LIMIT);
     }
 }
+
+/// A server that refuses what it has seen the head of may read on, and its client send on.
+#[tokio::test]
+async fn what_goes_on_behind_a_refusal_is_counted() {
+    let world = world().await;
+    let head = "POST / HTTP/1.1\r\nHost: api.example\r\nContent-Length: 1500\r\n\r\n";
+    let (mut client, mut upstream) = asked(&world, head.to_owned()).await;
+    let page = "y".repeat(1_200);
+    write(
+        &mut upstream,
+        format!("HTTP/1.1 401 No\r\nContent-Length: 1200\r\n\r\n{page}"),
+    )
+    .await;
+    let told = read_until(&mut client, &page).await;
+    assert!(told.starts_with("HTTP/1.1 401 "), "{told}");
+    write(&mut client, [b'x'; 1_500]).await;
+    let came = soon(read_some(&mut upstream, 1_500)).await;
+    assert_eq!(came, [b'x'; 1_500]);
+    drop((client, upstream));
+    let decisions = world.end().await;
+    assert_eq!(codes(&decisions), [ALLOWED]);
+    assert_eq!(charged(&decisions, "comes"), 1_200);
+    assert!((1_501..1_600).contains(&charged(&decisions, "leaves")));
+}
