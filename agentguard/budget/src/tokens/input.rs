@@ -53,8 +53,12 @@ impl InputCounter {
 
     /// A value begins, of this name in the object that it is in, if it is in one.
     pub fn value(&mut self, name: Option<&str>) {
-        let name = name.map_or(0, |name| self.tokenizer.count(name));
-        self.add(AROUND_A_VALUE.saturating_add(name));
+        self.add(AROUND_A_VALUE);
+        // As a text, so that one that is a long run costs no more than such a text.
+        if let Some(name) = name {
+            self.text(name);
+            self.ends();
+        }
     }
 
     /// A piece of a text.

@@ -73,6 +73,20 @@ fn long_texts_count_as_few_tokens_more_for_each_part() {
     }
 }
 
+/// An agent chooses names as well, and may have many.
+#[test]
+fn names_cost_no_more_than_texts() {
+    let row = "=".repeat(3_000);
+    let mut named = counter();
+    named.value(Some(&row));
+    let text = counted(std::slice::from_ref(&row), row.len());
+    assert_eq!(named.counted().tokens, text);
+    assert!(
+        text > whole(&"=".repeat(RUN)) + 2_800,
+        "each further one counts: {text}"
+    );
+}
+
 /// A row of one sign is counted as far as it is short.
 #[test]
 fn long_rows_of_one_sign_count_by_their_bytes() {
