@@ -71,6 +71,12 @@ fn main() {
         ("spaces and lines", by_chance(" \n\t\r")),
         ("lines", again("\n")),
         ("one sign", again("=")),
+        ("two signs", again("=-")),
+        ("a sign beyond ASCII", again("─")),
+        ("two signs beyond ASCII", again("═─")),
+        ("wide spaces", again("\u{3000}")),
+        ("spaces that break no line", again("\u{a0}")),
+        ("pictures", again("🙂")),
         (
             "rows of one sign",
             again("............................... "),

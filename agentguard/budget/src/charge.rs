@@ -95,7 +95,7 @@ impl From<u64> for More {
     }
 }
 
-/// The number of a reservation that is held.
+/// The number of a reservation that is held. None has 0.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct HoldId(pub u64);
 
@@ -114,6 +114,21 @@ pub struct Granted {
     pub over: Vec<usize>,
     /// When the call has to end, in milliseconds of the Unix time.
     pub deadline: Option<i64>,
+}
+
+impl Granted {
+    /// What is granted where nothing is charged: no ledger has it.
+    #[must_use]
+    pub const fn nothing() -> Self {
+        Self {
+            id: HoldId(0),
+            tokens: 0,
+            room: u64::MAX,
+            held: Vec::new(),
+            over: Vec::new(),
+            deadline: None,
+        }
+    }
 }
 
 /// What an account has.

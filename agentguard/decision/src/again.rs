@@ -66,7 +66,7 @@ impl<R: Recorder> Decider<R> {
         targets: impl Fn() -> Vec<Target>,
         closed: impl Fn() -> Option<Reason>,
         spoken: Spoken<'_>,
-        ruled: impl Fn(),
+        ruled: impl Fn() -> bool,
     ) -> Decided {
         loop {
             changes.next().await;
@@ -100,7 +100,9 @@ impl<R: Recorder> Decider<R> {
                 ruling.reason = reason;
                 ruling.matched.clear();
             }
-            ruled();
+            if !ruled() {
+                return pending().await;
+            }
             let since = match ruling.reason.code {
                 ReasonCode::Quarantined => " (this was under way)",
                 _ => " (the policy changed while this was under way, or what it depends on did)",

@@ -13,6 +13,8 @@ use http::HeaderMap;
 pub struct Asked {
     head: Arc<Head>,
     body: AtomicU64,
+    /// How many bytes of content leave with it, as far as that is known: coded as they are.
+    sent: AtomicU64,
     tls: bool,
     websocket: bool,
     llm: Option<Llm>,
@@ -87,6 +89,7 @@ impl Asked {
         Self {
             head: Arc::new(head),
             body: AtomicU64::new(body.unwrap_or(0)),
+            sent: AtomicU64::new(body.unwrap_or(0)),
             tls: false,
             websocket: false,
             llm: None,
@@ -223,9 +226,14 @@ impl Asked {
         self.is_beside
     }
 
-    /// Whether it carries bytes by itself: what is decided of a message of it does not.
-    pub(crate) const fn carries(&self) -> bool {
-        !self.is_message
+    /// How many bytes of content it carries, as far as that is known. None: it is a message of what carries them.
+    pub(crate) fn carries(&self) -> Option<u64> {
+        (!self.is_message).then(|| self.sent.load(Ordering::Relaxed))
+    }
+
+    /// Notes how many bytes of content leave with it: what was read already has a length, whatever was announced.
+    pub fn sends(&self, content: u64) {
+        self.sent.store(content, Ordering::Relaxed);
     }
 
     /// What is known of the calls on the connection that it opens, if it opens one for calls.
@@ -259,6 +267,7 @@ impl Asked {
         Self {
             head: Arc::new(head),
             body: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             tls: false,
             websocket: false,
             llm: None,
@@ -278,6 +287,7 @@ impl Asked {
         Self {
             head: Arc::clone(&self.head),
             body: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             tls: self.tls,
             websocket: self.websocket,
             llm: self.llm.clone(),

@@ -37,7 +37,7 @@ pub use soft::Level;
 use crate::decider::Decider;
 use crate::port::{Client, Recorder, Says, Target};
 use bytes::Passing;
-use counted::Counting;
+use counted::{Counting, Turns};
 use held::Pricing;
 pub(crate) use scopes::Behind;
 use soft::Levels;
@@ -73,6 +73,8 @@ pub struct Accounting {
     ledger: Arc<dyn Ledger>,
     prices: ArcSwap<Prices>,
     levels: ArcSwap<Levels>,
+    /// Whose call is counted.
+    turns: Turns,
     freezer: Option<Freezer>,
 }
 
@@ -136,6 +138,7 @@ impl Accounting {
             ledger,
             prices: ArcSwap::from_pointee(Prices::built_in().clone()),
             levels: ArcSwap::default(),
+            turns: Turns::default(),
             freezer: None,
         }
     }
@@ -166,6 +169,9 @@ impl Accounting {
         want: &mut Want,
         counting: &mut Counting<'_>,
     ) -> Result<Granted, Refused> {
+        if want.charges.is_empty() {
+            return Ok(Granted::nothing());
+        }
         let patience = Instant::now() + PATIENCE;
         let least = std::mem::replace(&mut want.least, want.tokens);
         loop {
@@ -289,15 +295,15 @@ const ANY: &str = "*";
 const UNKNOWN: &str = "unknown model, at the dearest price of each kind of token";
 
 impl<R: Recorder> Decider<R> {
-    /// Charges what the policy allows. `demand` is that of a call of a language model, and `says` its content; `carries`: it
-    /// has bytes by itself, and is no message of what has.
+    /// Charges what the policy allows. `demand` is that of a call of a language model, and `says` its content; `carries`: how
+    /// many bytes of content it has by itself, as far as that is known; none where it is a message of what has.
     pub(crate) async fn charge(
         &self,
         policy: &Policy,
         client: &Client,
         target: &Target,
         seen: Seen<'_>,
-        said: (&Demand, Option<&dyn Says>, bool),
+        said: (&Demand, Option<&dyn Says>, Option<u64>),
     ) -> Charging {
         match self.accounting() {
             // Mostly there is something to do or not by the policy, and a future is as large as all that it may do.
@@ -315,7 +321,7 @@ impl<R: Recorder> Decider<R> {
         client: &Client,
         target: &Target,
         seen: Seen<'_>,
-        (demand, says, carries): (&Demand, Option<&dyn Says>, bool),
+        (demand, says, carries): (&Demand, Option<&dyn Says>, Option<u64>),
     ) -> Charging {
         let nothing = Request::new("", "");
         let request = match &seen {
@@ -330,7 +336,7 @@ impl<R: Recorder> Decider<R> {
         let rules = rules.filter(|it| it.is_charged(agent, charged));
         // What opens a connection for calls is none itself, and carries them.
         let counts = |unit: Unit| match unit.is_bytes() {
-            true => carries,
+            true => carries.is_some(),
             false => !request.opens_calls,
         };
         let rules: Vec<&BudgetRule> = rules.filter(|it| counts(it.budget.unit)).collect();
@@ -367,10 +373,10 @@ impl<R: Recorder> Decider<R> {
         let charges = rules.into_iter().zip(charges);
         let (bytes, calls): (Vec<_>, Vec<_>) =
             charges.partition(|(rule, _)| rule.budget.unit.is_bytes());
-        let (rules, charges): (Vec<&BudgetRule>, _) = calls.into_iter().unzip();
+        let (rules, charges): (Vec<&BudgetRule>, Vec<Charge>) = calls.into_iter().unzip();
         let passing = match bytes.is_empty() {
             true => None,
-            false => match Passing::begins(accounting, bytes, request).await {
+            false => match Passing::begins(accounting, bytes, request, carries).await {
                 Ok(passing) => Some(passing),
                 Err(denial) => {
                     accounting.freeze(client.agent, &denial, denial.rule(policy));
@@ -378,8 +384,12 @@ impl<R: Recorder> Decider<R> {
                 }
             },
         };
+        // Where nothing but bytes is charged it is no matter what it has a model write.
+        let asks = asks.filter(|_| !charges.is_empty());
         let mut want = want(charges, asks.as_ref().map(|it| &it.estimate));
         let mut counting = Counting {
+            turns: &accounting.turns,
+            agent: client.agent,
             prices: &prices,
             llm: match charged {
                 Charged::Llm(llm) => Some(llm),

@@ -108,8 +108,8 @@ struct Brings<'a> {
     content: Option<u64>,
     /// Whether it goes with another message.
     is_beside: bool,
-    /// Whether it has bytes by itself, and is no message of what has.
-    carries: bool,
+    /// How many bytes of content it has by itself, as far as that is known. None: it is a message of what has them.
+    carries: Option<u64>,
 }
 
 impl<R: Recorder> Decider<R> {
@@ -202,7 +202,7 @@ impl<R: Recorder> Decider<R> {
             says: None,
             content: None,
             is_beside: false,
-            carries: true,
+            carries: Some(0),
         };
         self.decide(client, target, behind, spoken.seen(), brings)
             .await

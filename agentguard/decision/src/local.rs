@@ -75,7 +75,7 @@ impl<R: Recorder> Decider<R> {
             };
             let (seen, none) = (Seen::Request(request), Demand::default());
             match self
-                .charge(&policy, client, &place(), seen, (&none, None, false))
+                .charge(&policy, client, &place(), seen, (&none, None, None))
                 .await
             {
                 Charging::Free => {}

@@ -1,4 +1,5 @@
 mod behind;
+mod bytes;
 mod charged;
 mod counted;
 mod kernel;
@@ -392,7 +393,7 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
         || vec![api.clone()],
         || None,
         Spoken::Other,
-        || (),
+        || true,
     );
     let ruled = std::cell::Cell::new(false);
     let enforced = decider.revoked(
@@ -401,7 +402,7 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
         || vec![api.clone()],
         || None,
         Spoken::Other,
-        || ruled.set(true),
+        || !ruled.replace(true),
     );
     let denied = tokio::select! {
         biased;
@@ -419,7 +420,7 @@ async fn a_changed_policy_ends_what_it_denies_now_and_nothing_else() {
     let changes = decider.changes();
     tokio::select! {
         biased;
-        _ = decider.revoked(changes, &coder, || vec![api.clone()], || None, Spoken::Other, || ()) => panic!("nothing changed"),
+        _ = decider.revoked(changes, &coder, || vec![api.clone()], || None, Spoken::Other, || true) => panic!("nothing changed"),
         () = tokio::task::yield_now() => {}
     }
 }
@@ -506,7 +507,7 @@ async fn a_quarantined_agent_is_denied_everything_at_once_and_the_others_are_not
         || vec![api.clone()],
         || None,
         Spoken::Other,
-        || {},
+        || true,
     );
     decider.quarantine(mine.agent, true);
     let denied = going.await;
@@ -595,7 +596,7 @@ rules:
             || vec![api.clone()],
             || None,
             Spoken::Other,
-            || (),
+            || true,
         )
         .await;
     assert!(!denied.allowed);

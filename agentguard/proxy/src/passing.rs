@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use agentguard_decision::Grant;
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -32,6 +31,8 @@ pub(crate) async fn room(grant: Option<&Arc<Grant>>, bytes: &[u8]) {
 pub(crate) struct Metered<S> {
     stream: S,
     grant: Option<Arc<Grant>>,
+    /// A byte that was read where there was no room, to see whether anything comes.
+    ahead: Option<u8>,
 }
 
 impl<S> Metered<S> {
@@ -40,6 +41,7 @@ impl<S> Metered<S> {
         Self {
             stream,
             grant: grant.cloned(),
+            ahead: None,
         }
     }
 }
@@ -54,11 +56,30 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         let Some(grant) = &this.grant else {
             return Pin::new(&mut this.stream).poll_read(cx, buf);
         };
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let mut stream = Pin::new(&mut this.stream);
+        if !grant.has_room() && this.ahead.is_none() {
+            // What ends with the last byte that is left wants no more.
+            let mut byte = [0];
+            let mut one = ReadBuf::new(&mut byte);
+            ready!(stream.as_mut().poll_read(cx, &mut one))?;
+            match one.filled().first() {
+                Some(byte) => this.ahead = Some(*byte),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
         let room = ready!(grant.poll_room(cx));
+        if let Some(byte) = this.ahead.take() {
+            buf.put_slice(&[byte]);
+            grant.passes(1);
+            return Poll::Ready(Ok(()));
+        }
         let room = usize::try_from(room).unwrap_or(usize::MAX);
         let room = room.min(buf.remaining());
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
-        ready!(Pin::new(&mut this.stream).poll_read(cx, &mut part))?;
+        ready!(stream.poll_read(cx, &mut part))?;
         let read = part.filled().len();
         buf.advance(read);
         grant.passes(read as u64);
@@ -67,7 +88,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 }
 
 /// A body that goes on as far as there is room.
-struct Paced {
+pub(crate) struct Paced {
     inner: Received,
     grant: Arc<Grant>,
     /// What has come, and waits for room.
@@ -81,13 +102,19 @@ pub(crate) fn paced(inner: Received, grant: Option<&Arc<Grant>>) -> Received {
     let Some(grant) = grant else {
         return inner;
     };
-    let paced = Paced {
+    Received::Paced(Box::new(Paced {
         inner,
         grant: Arc::clone(grant),
         waits: Bytes::new(),
         trailers: None,
-    };
-    Received::Looked(paced.boxed_unsync())
+    }))
+}
+
+impl Paced {
+    /// What has not come yet, at its own pace.
+    pub(crate) fn unpaced(self) -> Received {
+        self.inner
+    }
 }
 
 impl Body for Paced {

@@ -19,9 +19,10 @@ type Denying = Pin<Box<dyn Future<Output = Decided> + Send>>;
 pub(crate) struct Ruled(Arc<AtomicBool>);
 
 impl Ruled {
-    /// Says that it was.
-    pub(crate) fn set(&self) {
-        self.0.store(true, Ordering::Release);
+    /// Says that it was, and answers whether nobody has said so before: an action is denied once, whatever else comes to
+    /// deny it.
+    pub(crate) fn set(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
     }
 
     fn is_set(&self) -> bool {

@@ -2,11 +2,12 @@
 //!
 //! What is known to leave is reserved with the rest of the call. What comes behind that moves once it is reserved, a part
 //! at a time: who carries bytes asks [`Grant::poll_room`], and who watches over the action ([`Decider::bytes_spent`])
-//! reserves more, or denies it. So never more passes than was reserved.
+//! reserves more, or denies it. So never more passes than was reserved. Each part is charged as the next is reserved, in
+//! the window that is then: a connection may outlast many.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -74,10 +75,10 @@ pub struct Passing {
 /// The bytes of one action that go one way, and what is reserved for them.
 pub struct Grant {
     ledger: Arc<dyn Ledger>,
-    id: HoldId,
     want: Want,
-    /// For how many there was room when it began.
-    room: u64,
+    hold: Mutex<Hold>,
+    /// For how many there was room when a part was reserved last.
+    room: AtomicU64,
     over: Vec<usize>,
     /// How many may pass in all.
     granted: AtomicU64,
@@ -87,13 +88,21 @@ pub struct Grant {
     wants: AtomicBool,
     waits: AtomicWaker,
     wanted: Arc<Notify>,
-    settled: AtomicBool,
+}
+
+/// What is held of the accounts.
+struct Hold {
+    /// None: it was charged, and the next part is not reserved yet.
+    id: Option<HoldId>,
+    /// How many bytes were charged before.
+    before: u64,
+    /// Nothing passes any more.
+    over: bool,
 }
 
 impl std::fmt::Debug for Grant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Grant")
-            .field("id", &self.id)
             .field("granted", &self.granted)
             .field("passed", &self.passed)
             .finish_non_exhaustive()
@@ -107,9 +116,10 @@ impl Passing {
         accounting: &Accounting,
         charged: Vec<(&BudgetRule, Charge)>,
         request: &Request<'_>,
+        content: Option<u64>,
     ) -> Result<Self, Denial> {
         let head = head_of(request);
-        let known = request.body.saturating_add(head);
+        let known = content.unwrap_or_default().saturating_add(head);
         let mut passing = Self {
             head,
             ..Self::default()
@@ -220,20 +230,23 @@ impl Grant {
     fn new(accounting: &Accounting, want: Want, granted: Granted, wanted: &Arc<Notify>) -> Self {
         Self {
             ledger: Arc::clone(&accounting.ledger),
-            id: granted.id,
             want,
-            room: granted.room,
+            hold: Mutex::new(Hold {
+                id: Some(granted.id),
+                before: 0,
+                over: false,
+            }),
+            room: AtomicU64::new(granted.room),
             over: granted.over,
             granted: AtomicU64::new(granted.tokens),
             passed: AtomicU64::new(0),
             wants: AtomicBool::new(false),
             waits: AtomicWaker::new(),
             wanted: Arc::clone(wanted),
-            settled: AtomicBool::new(false),
         }
     }
 
-    /// For how many bytes there is room, once there is any. One at a time asks this.
+    /// For how many bytes there is room, once there is any: never behind [`Held::settle_passing`]. One at a time asks this.
     pub fn poll_room(&self, cx: &Context<'_>) -> Poll<u64> {
         let room = self.left();
         if room > 0 {
@@ -249,6 +262,12 @@ impl Grant {
         }
     }
 
+    /// Whether there is any by now.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.left() > 0
+    }
+
     /// So many have passed, for which there was room.
     pub fn passes(&self, bytes: u64) {
         self.passed.fetch_add(bytes, Ordering::AcqRel);
@@ -261,31 +280,55 @@ impl Grant {
 
     fn is_wanting(&self) -> bool {
         let wants = self.wants.load(Ordering::Acquire) && self.left() == 0;
-        wants && !self.settled.load(Ordering::Acquire)
+        wants && !self.hold().over
     }
 
-    /// Reserves a part more, or what there is of it.
-    async fn extend(&self, budgets: &[Arc<Budget>]) -> Result<(), Refused> {
-        let part = (self.room / SHARE).clamp(LEAST_PART, PART);
+    fn hold(&self) -> MutexGuard<'_, Hold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Charges what has passed, and reserves a part more, or what there is of it.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have reserved what nobody gives back: see [`Ledger::reserve`].
+    async fn renew(&self, budgets: &[Arc<Budget>]) -> Result<(), Refused> {
+        self.charge(&mut self.hold());
+        let charges = self.want.charges.iter().zip(budgets);
+        let charges = charges.map(|(charge, budget)| Charge {
+            budget: Arc::clone(budget),
+            ..charge.clone()
+        });
+        let room = self.room.load(Ordering::Acquire);
+        let want = Want {
+            charges: charges.collect(),
+            tokens: (room / SHARE).clamp(LEAST_PART, PART),
+            least: 1,
+            most: 0,
+        };
         let now = Timestamp::now().as_millisecond();
-        let extended = self.ledger.extend(self.id, part.into(), budgets, now).await;
-        match extended {
-            // There is no more of what can be counted.
-            Ok(0) => Err(Refused::Settled),
-            Ok(got) => {
-                self.granted.fetch_add(got, Ordering::AcqRel);
-                self.wants.store(false, Ordering::Release);
-                self.waits.wake();
-                Ok(())
-            }
-            // What it holds itself comes back to nobody while it goes on.
-            Err(Refused::Short(mut short)) => {
-                let own = self.granted.load(Ordering::Acquire).min(short.balance.held);
-                short.balance.held -= own;
-                short.balance.used = short.balance.used.saturating_add(own);
-                Err(Refused::Short(short))
-            }
-            Err(refused) => Err(refused),
+        let granted = self.ledger.reserve(&want, now).await?;
+        let mut hold = self.hold();
+        if hold.over {
+            let nothing = vec![0; want.charges.len()];
+            self.ledger.settle(granted.id, Some(&nothing), now);
+            return Err(Refused::Settled);
+        }
+        hold.id = Some(granted.id);
+        self.room.store(granted.room, Ordering::Release);
+        self.granted.fetch_add(granted.tokens, Ordering::AcqRel);
+        self.wants.store(false, Ordering::Release);
+        self.waits.wake();
+        Ok(())
+    }
+
+    /// Charges what has passed of what is held, which is over.
+    fn charge(&self, hold: &mut Hold) {
+        if let Some(id) = hold.id.take() {
+            let passed = self.passed.load(Ordering::Acquire);
+            let used = vec![passed.saturating_sub(hold.before); self.want.charges.len()];
+            hold.before = passed;
+            let now = Timestamp::now().as_millisecond();
+            self.ledger.settle(id, Some(&used), now);
         }
     }
 
@@ -301,13 +344,10 @@ impl Grant {
 
     /// It is over: so many have passed.
     fn settle(&self) -> u64 {
-        let passed = self.passed.load(Ordering::Acquire);
-        if !self.settled.swap(true, Ordering::AcqRel) {
-            let used = vec![passed; self.want.charges.len()];
-            let now = Timestamp::now().as_millisecond();
-            self.ledger.settle(self.id, Some(&used), now);
-        }
-        passed
+        let mut hold = self.hold();
+        self.charge(&mut hold);
+        hold.over = true;
+        self.passed.load(Ordering::Acquire)
     }
 }
 
@@ -316,6 +356,14 @@ impl Drop for Grant {
     fn drop(&mut self) {
         self.settle();
     }
+}
+
+/// Reserves a part more. What was begun ends, also where nobody waits for it any more: it may hold something by then.
+async fn renewed(grant: &Arc<Grant>, budgets: &[Arc<Budget>]) -> Result<(), Refused> {
+    let (grant, budgets) = (Arc::clone(grant), budgets.to_vec());
+    let renewing = tokio::spawn(async move { grant.renew(&budgets).await });
+    // It is not ended by anybody.
+    renewing.await.unwrap_or(Err(Refused::Settled))
 }
 
 /// Reserves all of it, and waits for a moment where others hold what is left.
@@ -339,7 +387,8 @@ pub(super) const TERMS: Terms = Terms {
 
 impl<R: Recorder> Decider<R> {
     /// Reserves more for the bytes of an action that is under way, as it wants more, until there is no more. Then records
-    /// that denial and gives it; never before. `ruled` is told of it before it is recorded.
+    /// that denial and gives it; never before. `ruled` is told of it before it is recorded, and says whether nothing else
+    /// has denied it.
     ///
     /// # Cancel safety
     /// A dropped future may have recorded the denial.
@@ -349,7 +398,7 @@ impl<R: Recorder> Decider<R> {
         target: &Target,
         spoken: Spoken<'_>,
         held: Weak<Held>,
-        ruled: impl Fn(),
+        ruled: impl Fn() -> bool,
     ) -> Decided {
         let passing = held.upgrade().and_then(|held| held.passing().cloned());
         match passing {
@@ -366,7 +415,7 @@ impl<R: Recorder> Decider<R> {
         &self,
         passing: &Passing,
         about: (&Client, &Target, Seen<'_>),
-        ruled: impl Fn(),
+        ruled: impl Fn() -> bool,
     ) -> Decided {
         loop {
             let grant = passing.wanting().await;
@@ -375,19 +424,21 @@ impl<R: Recorder> Decider<R> {
             let budgets = self.budgets_now(&policy, about.0, &grant.want);
             let patience = started + PATIENCE;
             let refused = loop {
-                let extended = grant.extend(&budgets).await;
+                let renewed = renewed(grant, &budgets).await;
                 if !grant.is_wanting() {
                     break None;
                 }
-                let passes = extended.is_ok() || may_pass(&extended) || is_away(&extended);
-                match extended {
+                let passes = renewed.is_ok() || may_pass(&renewed) || is_away(&renewed);
+                match renewed {
                     Err(refused) if !passes || Instant::now() >= patience => break Some(refused),
                     Err(_) => tokio::time::sleep(AGAIN).await,
                     Ok(()) => {}
                 }
             };
             if let Some(refused) = refused {
-                ruled();
+                if !ruled() {
+                    return pending().await;
+                }
                 let cut = self.cut(&policy, about, &grant.want, Some(refused), started);
                 return cut.await;
             }

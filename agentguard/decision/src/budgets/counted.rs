@@ -5,14 +5,16 @@
 //! says is counted: before it waits for what others hold, before its limit of output is lowered, and before it is refused.
 //! What is spent for certain costs no counting, for there are no texts of [`FEWEST`] bytes for each token.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use agentguard_budget::prices::Prices;
 use agentguard_budget::tokens::{Counted, InputCounter, Tokenizer};
 use agentguard_budget::{Granted, Refused, Short, Want};
 use agentguard_model::budget::Unit;
-use agentguard_model::{Demand, Llm};
+use agentguard_model::{AgentId, Demand, Llm};
 use agentguard_protocol::llm::{Said, SaidReader};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Asks, terms};
 use crate::port::{Says, Target};
@@ -26,8 +28,30 @@ const STEP: usize = 16 * 1024;
 /// How many bytes a token stands for at most, of all texts that are worth to be counted.
 const FEWEST: u64 = 8;
 
+/// Whose turn it is to count: one call of each agent at a time, and the next waits for it. What an agent sends may be made
+/// to be slow, and others are to have as much of the processors.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<HashMap<AgentId, Weak<Semaphore>>>);
+
+impl Turns {
+    /// The turn of an agent.
+    fn of(&self, agent: AgentId) -> Arc<Semaphore> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = turns.get(&agent).and_then(Weak::upgrade) {
+            return turn;
+        }
+        // As many are left as have a call that is counted.
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::new(Semaphore::new(1));
+        turns.insert(agent, Arc::downgrade(&turn));
+        turn
+    }
+}
+
 /// A call that may be counted, once.
 pub(super) struct Counting<'a> {
+    pub(super) turns: &'a Turns,
+    pub(super) agent: AgentId,
     pub(super) prices: &'a Arc<Prices>,
     /// None: it is none of a language model.
     pub(super) llm: Option<&'a Llm>,
@@ -97,7 +121,11 @@ impl Counting<'_> {
             (Some(short), Some(asks)) => fits(&asks, want, least, short),
             (_, asks) => asks.is_some(),
         };
-        let Some(counted) = counted(tokenizer, says, may_fit).await else {
+        let turn = self.turns.of(self.agent);
+        let turn: Option<SemaphorePermit<'_>> = turn.acquire().await.ok();
+        let counted = counted(tokenizer, says, may_fit).await;
+        drop(turn);
+        let Some(counted) = counted else {
             return;
         };
         let before = self.asks.as_ref().map_or(0, |it| it.estimate.input);

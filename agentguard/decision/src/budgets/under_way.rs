@@ -88,7 +88,7 @@ impl<R: Recorder> Decider<R> {
         target: &Target,
         asked: &Asked,
         held: Weak<Held>,
-        ruled: impl Fn(),
+        ruled: impl Fn() -> bool,
     ) -> Decided {
         let deadline = held.upgrade().and_then(|held| held.deadline());
         let Some(mut deadline) = deadline else {
@@ -106,7 +106,9 @@ impl<R: Recorder> Decider<R> {
             let policy = self.policies().current();
             let budgets = self.budgets_now(&policy, client, held.want());
             if let Some(refused) = held.too_late(&budgets).await {
-                ruled();
+                if !ruled() {
+                    return std::future::pending().await;
+                }
                 let about = (client, target, Seen::Request(asked.seen()));
                 let cut = self.cut(&policy, about, held.want(), Some(refused), started);
                 return cut.await;

@@ -25,6 +25,7 @@ use crate::http::growth::Growth;
 use crate::http::held::Held;
 use crate::http::http2::Streamed;
 use crate::http::reading::Reading;
+use crate::passing::Paced;
 use crate::relay::{MAX_LINGER, revoked};
 use crate::revoked::Revoked;
 
@@ -39,6 +40,18 @@ pub(crate) enum Received {
     Held(Held),
     /// What is looked at on its way, in pieces as they may go.
     Looked(UnsyncBoxBody<Bytes, BodyFailed>),
+    /// What goes on as budgets have room for it.
+    Paced(Box<Paced>),
+}
+
+impl Received {
+    /// The same, of which nothing passes any more, so that nothing counts it.
+    fn unpaced(self) -> Self {
+        match self {
+            Self::Paced(paced) => paced.unpaced(),
+            other => other,
+        }
+    }
 }
 
 impl Body for Received {
@@ -54,6 +67,7 @@ impl Body for Received {
             Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyFailed::Http2),
             Self::Held(body) => Pin::new(body).poll_frame(cx),
             Self::Looked(body) => Pin::new(body).poll_frame(cx),
+            Self::Paced(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -63,6 +77,7 @@ impl Body for Received {
             Self::Http2(body) => body.is_end_stream(),
             Self::Held(body) => body.is_end_stream(),
             Self::Looked(body) => body.is_end_stream(),
+            Self::Paced(body) => body.is_end_stream(),
         }
     }
 
@@ -72,6 +87,7 @@ impl Body for Received {
             Self::Http2(body) => body.size_hint(),
             Self::Held(body) => body.size_hint(),
             Self::Looked(body) => body.size_hint(),
+            Self::Paced(body) => body.size_hint(),
         }
     }
 }
@@ -260,7 +276,7 @@ impl<R: Recorder> Drop for RequestBody<R> {
         if let (Some(inner), Some(linger)) = (self.inner.take(), self.linger)
             && !inner.is_end_stream()
         {
-            tokio::spawn(discard(inner, linger));
+            tokio::spawn(discard(inner.unpaced(), linger));
         }
     }
 }

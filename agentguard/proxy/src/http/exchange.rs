@@ -186,6 +186,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Ok(understood) => understood,
             Err(refusal) => return refusal,
         };
+        if let Some(size) = body.size_hint().exact() {
+            asked.sends(size);
+        }
         let mut growth = (!body.is_end_stream())
             .then(|| Growth::new(self.flow.clone(), Arc::clone(&asked), &parts.headers));
         let foreign = messaging

@@ -1,6 +1,10 @@
 //! What carries bytes, and how it ends where a budget of them has no more.
 
+use std::future::poll_fn;
+
 use agentguard_model::{Decision, ReasonCode, Verdict};
+use bytes::Bytes;
+use http::{Request, Response};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
@@ -147,4 +151,62 @@ async fn what_goes_on_behind_a_refusal_is_counted() {
     assert_eq!(codes(&decisions), [ALLOWED]);
     assert_eq!(charged(&decisions, "comes"), 1_200);
     assert!((1_501..1_600).contains(&charged(&decisions, "leaves")));
+}
+
+/// What ends with the last byte that is left was not too much.
+#[tokio::test]
+async fn a_connection_that_ends_with_the_last_byte_is_not_cut() {
+    let world = world().await;
+    let mut client = world.connect().await;
+    let mut upstream = world.accept().await;
+    let page = [b'x'; LIMIT as usize];
+    write(&mut upstream, page).await;
+    assert_eq!(soon(read_some(&mut client, page.len())).await, page);
+    drop(upstream);
+    assert_eq!(rest(&mut client).await, b"");
+    drop(client);
+    let decisions = world.end().await;
+    assert_eq!(codes(&decisions), [ALLOWED]);
+    assert_eq!(charged(&decisions, "comes"), LIMIT);
+}
+
+/// What is read of a client since nobody takes it leaves nobody.
+#[tokio::test]
+async fn what_an_upstream_does_not_take_is_not_counted() {
+    let world = world().await;
+    let stream = world.connect().await;
+    let (mut sender, driver) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(driver);
+    let request = Request::post(format!("http://api.example:{}/", world.port()))
+        .body(())
+        .unwrap();
+    let (answer, mut body) = sender.send_request(request, false).unwrap();
+    let mut upstream = h2::server::Builder::new()
+        .initial_window_size(0)
+        .handshake::<_, Bytes>(world.accept().await)
+        .await
+        .unwrap();
+    let (_, mut answering) = soon(upstream.accept()).await.unwrap().unwrap();
+    let refused = Response::builder().status(401).body(()).unwrap();
+    answering.send_response(refused, true).unwrap();
+    let serving = tokio::spawn(async move { upstream.accept().await.is_some() });
+    assert_eq!(soon(answer).await.unwrap().status(), 401);
+    // RFC 9113, 8.1.
+    answering.send_reset(h2::Reason::NO_ERROR);
+    // It is read on all the same, for clients that do not look at an answer before all is sent.
+    let mut left = 4 << 20;
+    while left > 0 {
+        body.reserve_capacity(left);
+        let room = soon(poll_fn(|cx| body.poll_capacity(cx))).await;
+        let room = room.unwrap().unwrap().min(left);
+        left -= room;
+        body.send_data(vec![b'x'; room].into(), left == 0).unwrap();
+    }
+    drop((sender, body));
+    let decisions = world.end().await;
+    serving.abort();
+    assert_eq!(codes(&decisions), [ALLOWED]);
+    let left = charged(&decisions, "leaves");
+    // What was on its way as it was refused.
+    assert!(left < LIMIT, "{left}");
 }
