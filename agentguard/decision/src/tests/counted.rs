@@ -1,12 +1,14 @@
 //! Input that is counted where its bytes are too many for what is left.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use agentguard_budget::Embedded;
 use agentguard_model::{BudgetLine, Demand, Llm, LlmOperation, ReasonCode, Usage};
+use futures_util::poll;
 use jiff::Timestamp;
 use tempfile::TempDir;
 
@@ -20,7 +22,7 @@ fn charging(unit: &str, limit: &str) -> (Decider<Memory>, TempDir) {
     let policy = format!(
         "
 version: 1
-agents: [{{name: coder}}]
+agents: [{{name: coder}}, {{name: watched}}]
 rules: [{{id: all, match: {{host: ['*.openai.com', '*.anthropic.com']}}, action: allow}}]
 budgets: [{{id: one, unit: {unit}, limit: {limit}, window: lifetime}}]
 "
@@ -100,9 +102,13 @@ impl Call {
     }
 
     async fn decided(&self, decider: &Decider<Memory>) -> Decided {
+        self.decided_of(decider, 1).await
+    }
+
+    async fn decided_of(&self, decider: &Decider<Memory>, agent: u32) -> Decided {
         let target = target(OPENAI, 443);
         decider
-            .request_saying(&client(1), &target, &[], &self.asked, Some(self))
+            .request_saying(&client(agent), &target, &[], &self.asked, Some(self))
             .await
     }
 
@@ -177,6 +183,31 @@ async fn a_call_that_fits_by_its_tokens_and_not_by_its_bytes_goes() {
         assert_eq!(settled.overshoot, None, "{unit}");
         assert!(settled.counted, "{unit}");
     }
+}
+
+/// An agent whose calls are slow to count waits for itself.
+#[tokio::test]
+async fn one_call_of_each_agent_is_counted_at_a_time() {
+    let (decider, _ledger) = charging("tokens", "120000");
+    let calls = [(); 3].map(|()| Call::of("gpt-4o", 100, &text(150_000)));
+    let [first, second, other] = &calls;
+    let mut going = pin!(first.decided_of(&decider, 1));
+    let mut waiting = pin!(second.decided_of(&decider, 1));
+    let mut others = pin!(other.decided_of(&decider, 2));
+    for _ in 0..10 {
+        assert!(poll!(going.as_mut()).is_pending());
+        assert!(poll!(waiting.as_mut()).is_pending());
+        assert!(poll!(others.as_mut()).is_pending());
+    }
+    assert!((1..first.pieces()).contains(&first.read()));
+    assert_eq!(second.read(), 0);
+    assert!((1..other.pieces()).contains(&other.read()));
+    let mut held = Vec::new();
+    for decided in [others.await, going.await, waiting.await] {
+        assert!(decided.allowed, "{:?}", decided.reason);
+        held.push(decided);
+    }
+    assert_eq!(second.read(), second.pieces());
 }
 
 /// Calls for which it would change nothing are not read again.
