@@ -154,8 +154,12 @@ impl Accounting {
     /// hundredth is left is not: there was too little for this call, which may never have used what it might have.
     fn freeze(&self, agent: AgentId, denial: &Denial, rule: Option<&BudgetRule>) {
         let is_spent = |it: &Spent| it.limit.saturating_sub(it.used) <= it.limit / 100;
-        let spent = denial.reason.code == ReasonCode::BudgetExhausted
-            && denial.spent.as_deref().is_some_and(is_spent);
+        // What others hold of the last of it is little, and may be for long: a connection holds a byte while it is open.
+        let has_too_little = matches!(
+            denial.reason.code,
+            ReasonCode::BudgetExhausted | ReasonCode::BudgetHeld
+        );
+        let spent = has_too_little && denial.spent.as_deref().is_some_and(is_spent);
         let rule = rule.filter(|rule| spent && rule.budget.reached == Reached::Freeze);
         if let (Some(rule), Some(freezer)) = (rule, &self.freezer) {
             freezer(agent, &rule.budget.id);

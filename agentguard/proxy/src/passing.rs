@@ -44,6 +44,24 @@ impl<S> Metered<S> {
             ahead: None,
         }
     }
+
+    /// From now on nothing of it passes, so that nothing counts it.
+    pub(crate) fn unmetered(&mut self) {
+        self.unwanted();
+        self.grant = None;
+    }
+
+    fn unwanted(&self) {
+        if let Some(grant) = &self.grant {
+            grant.unwanted();
+        }
+    }
+}
+
+impl<S> Drop for Metered<S> {
+    fn drop(&mut self) {
+        self.unwanted();
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
@@ -53,12 +71,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let Some(grant) = &this.grant else {
-            return Pin::new(&mut this.stream).poll_read(cx, buf);
-        };
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
+        let Some(grant) = &this.grant else {
+            return match this.ahead.take() {
+                Some(byte) => {
+                    buf.put_slice(&[byte]);
+                    Poll::Ready(Ok(()))
+                }
+                None => Pin::new(&mut this.stream).poll_read(cx, buf),
+            };
+        };
         let mut stream = Pin::new(&mut this.stream);
         if !grant.has_room() && this.ahead.is_none() {
             // What ends with the last byte that is left wants no more.
@@ -90,7 +114,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 /// A body that goes on as far as there is room.
 pub(crate) struct Paced {
     inner: Received,
-    grant: Arc<Grant>,
+    /// None: nothing of it passes any more, so that nothing counts it.
+    grant: Option<Arc<Grant>>,
     /// What has come, and waits for room.
     waits: Bytes,
     /// Trailers behind that, and how many of their bytes have no room yet.
@@ -104,16 +129,39 @@ pub(crate) fn paced(inner: Received, grant: Option<&Arc<Grant>>) -> Received {
     };
     Received::Paced(Box::new(Paced {
         inner,
-        grant: Arc::clone(grant),
+        grant: Some(Arc::clone(grant)),
         waits: Bytes::new(),
         trailers: None,
     }))
 }
 
 impl Paced {
-    /// What has not come yet, at its own pace.
-    pub(crate) fn unpaced(self) -> Received {
-        self.inner
+    /// From now on nothing of it passes, so that nothing counts it.
+    pub(crate) fn unpaced(&mut self) {
+        self.unwanted();
+        self.grant = None;
+    }
+
+    fn unwanted(&self) {
+        if let Some(grant) = &self.grant {
+            grant.unwanted();
+        }
+    }
+
+    /// Takes room for up to so many bytes, once there is any.
+    fn poll_take(&self, cx: &Context<'_>, bytes: u64) -> Poll<u64> {
+        let Some(grant) = &self.grant else {
+            return Poll::Ready(bytes);
+        };
+        let room = ready!(grant.poll_room(cx)).min(bytes);
+        grant.passes(room);
+        Poll::Ready(room)
+    }
+}
+
+impl Drop for Paced {
+    fn drop(&mut self) {
+        self.unwanted();
     }
 }
 
@@ -140,18 +188,19 @@ impl Body for Paced {
                 other => return Poll::Ready(other),
             }
         }
-        if let Some((_, left)) = &mut this.trailers {
-            while *left > 0 {
-                let room = ready!(this.grant.poll_room(cx)).min(*left);
-                this.grant.passes(room);
+        while let Some((_, left)) = this.trailers.as_ref().filter(|(_, left)| *left > 0) {
+            let room = ready!(this.poll_take(cx, *left));
+            if let Some((_, left)) = &mut this.trailers {
                 *left -= room;
             }
-            let trailers = this.trailers.take();
-            return Poll::Ready(trailers.map(|(trailers, _)| Ok(Frame::trailers(trailers))));
         }
-        let room = usize::try_from(ready!(this.grant.poll_room(cx))).unwrap_or(usize::MAX);
-        let part = this.waits.split_to(room.min(this.waits.len()));
-        this.grant.passes(part.len() as u64);
+        if let Some((trailers, _)) = this.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        let room = ready!(this.poll_take(cx, this.waits.len() as u64));
+        let part = this
+            .waits
+            .split_to(usize::try_from(room).unwrap_or(usize::MAX));
         Poll::Ready(Some(Ok(Frame::data(part))))
     }
 

@@ -2,8 +2,8 @@
 //!
 //! What is known to leave is reserved with the rest of the call. What comes behind that moves once it is reserved, a part
 //! at a time: who carries bytes asks [`Grant::poll_room`], and who watches over the action ([`Decider::bytes_spent`])
-//! reserves more, or denies it. So never more passes than was reserved. Each part is charged as the next is reserved, in
-//! the window that is then: a connection may outlast many.
+//! reserves more, or denies it. So never more passes than was reserved. A part that is wanted in another window than what
+//! is held is reserved there, and what has passed is charged: a connection may outlast many windows.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use agentguard_budget::{Charge, Granted, HoldId, Ledger, Refused, Terms, Want};
+use agentguard_budget::{Charge, Granted, HoldId, Ledger, Refused, Terms, Want, ends};
 use agentguard_model::BudgetLine;
 use agentguard_model::budget::{Budget, Reached, Unit};
 use agentguard_policy::{BudgetRule, Request, Seen};
@@ -32,6 +32,10 @@ const LEAST_PART: u64 = 1024;
 
 /// Of how many equal actions what is left has room for one part each.
 const SHARE: u64 = 16;
+
+/// For how long parts are added to what is held before that is charged, in milliseconds: a sliding window is to know when
+/// they passed.
+const TOGETHER: i64 = 60_000;
 
 /// Whether bytes leave or come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -77,9 +81,8 @@ pub struct Grant {
     ledger: Arc<dyn Ledger>,
     want: Want,
     hold: Mutex<Hold>,
-    /// For how many there was room when a part was reserved last.
+    /// For how many there was room when it was held last.
     room: AtomicU64,
-    over: Vec<usize>,
     /// How many may pass in all.
     granted: AtomicU64,
     /// How many have passed.
@@ -96,6 +99,10 @@ struct Hold {
     id: Option<HoldId>,
     /// How many bytes were charged before.
     before: u64,
+    /// Until when parts are added to it, in milliseconds of the Unix time.
+    until: i64,
+    /// The charges that have more than their budgets allow, which only tell of it.
+    exceeds: Vec<usize>,
     /// Nothing passes any more.
     over: bool,
 }
@@ -211,6 +218,7 @@ impl Passing {
         for grant in self.grants() {
             grant.passed.store(0, Ordering::Release);
             grant.settle();
+            grant.granted.store(0, Ordering::Release);
         }
     }
 
@@ -230,14 +238,15 @@ impl Grant {
     fn new(accounting: &Accounting, want: Want, granted: Granted, wanted: &Arc<Notify>) -> Self {
         Self {
             ledger: Arc::clone(&accounting.ledger),
-            want,
             hold: Mutex::new(Hold {
                 id: Some(granted.id),
                 before: 0,
+                until: until(&want.charges, Timestamp::now().as_millisecond()),
+                exceeds: granted.over,
                 over: false,
             }),
+            want,
             room: AtomicU64::new(granted.room),
-            over: granted.over,
             granted: AtomicU64::new(granted.tokens),
             passed: AtomicU64::new(0),
             wants: AtomicBool::new(false),
@@ -248,18 +257,26 @@ impl Grant {
 
     /// For how many bytes there is room, once there is any: never behind [`Held::settle_passing`]. One at a time asks this.
     pub fn poll_room(&self, cx: &Context<'_>) -> Poll<u64> {
-        let room = self.left();
-        if room > 0 {
-            return Poll::Ready(room);
+        let mut room = self.left();
+        if room == 0 {
+            self.waits.register(cx.waker());
+            self.wants.store(true, Ordering::Release);
+            self.wanted.notify_one();
+            // It may have come before anybody waited.
+            room = self.left();
         }
-        self.waits.register(cx.waker());
-        self.wants.store(true, Ordering::Release);
-        self.wanted.notify_one();
-        // It may have come before anybody waited.
-        match self.left() {
+        match room {
             0 => Poll::Pending,
-            room => Poll::Ready(room),
+            room => {
+                self.unwanted();
+                Poll::Ready(room)
+            }
         }
+    }
+
+    /// Nobody waits for room any more.
+    pub fn unwanted(&self) {
+        self.wants.store(false, Ordering::Release);
     }
 
     /// Whether there is any by now.
@@ -287,38 +304,75 @@ impl Grant {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Charges what has passed, and reserves a part more, or what there is of it.
+    /// Reserves a part more, or what there is of it: with what is held, or in another window.
     ///
     /// # Cancel safety
     /// A dropped future may have reserved what nobody gives back: see [`Ledger::reserve`].
-    async fn renew(&self, budgets: &[Arc<Budget>]) -> Result<(), Refused> {
-        self.charge(&mut self.hold());
+    async fn more(&self, budgets: &[Arc<Budget>]) -> Result<(), Refused> {
+        let now = Timestamp::now().as_millisecond();
+        let held = {
+            let mut hold = self.hold();
+            if now >= hold.until {
+                self.charge(&mut hold);
+            }
+            hold.id
+        };
+        let room = self.room.load(Ordering::Acquire);
+        let part = (room / SHARE).clamp(LEAST_PART, PART);
+        let tokens = match held {
+            Some(id) => {
+                let extended = self.ledger.extend(id, part.into(), budgets, now).await;
+                extended.map_err(|refused| self.beside_own(refused))?
+            }
+            None => self.anew(budgets, part, now).await?,
+        };
+        // There is no more of what can be counted.
+        if tokens == 0 {
+            return Err(Refused::Settled);
+        }
+        self.granted.fetch_add(tokens, Ordering::AcqRel);
+        self.unwanted();
+        self.waits.wake();
+        Ok(())
+    }
+
+    /// What it holds itself comes back to nobody while it goes on: for itself that is used.
+    fn beside_own(&self, refused: Refused) -> Refused {
+        let Refused::Short(mut short) = refused else {
+            return refused;
+        };
+        let own = self.granted.load(Ordering::Acquire) - self.hold().before;
+        let own = own.min(short.balance.held);
+        short.balance.held -= own;
+        short.balance.used = short.balance.used.saturating_add(own);
+        Refused::Short(short)
+    }
+
+    /// Reserves a part where nothing is held.
+    async fn anew(&self, budgets: &[Arc<Budget>], part: u64, now: i64) -> Result<u64, Refused> {
         let charges = self.want.charges.iter().zip(budgets);
         let charges = charges.map(|(charge, budget)| Charge {
             budget: Arc::clone(budget),
             ..charge.clone()
         });
-        let room = self.room.load(Ordering::Acquire);
         let want = Want {
             charges: charges.collect(),
-            tokens: (room / SHARE).clamp(LEAST_PART, PART),
+            tokens: part,
             least: 1,
             most: 0,
         };
-        let now = Timestamp::now().as_millisecond();
         let granted = self.ledger.reserve(&want, now).await?;
         let mut hold = self.hold();
-        if hold.over {
+        if hold.over || hold.id.is_some() {
             let nothing = vec![0; want.charges.len()];
             self.ledger.settle(granted.id, Some(&nothing), now);
             return Err(Refused::Settled);
         }
         hold.id = Some(granted.id);
+        hold.until = until(&want.charges, now);
+        hold.exceeds.extend(granted.over);
         self.room.store(granted.room, Ordering::Release);
-        self.granted.fetch_add(granted.tokens, Ordering::AcqRel);
-        self.wants.store(false, Ordering::Release);
-        self.waits.wake();
-        Ok(())
+        Ok(granted.tokens)
     }
 
     /// Charges what has passed of what is held, which is over.
@@ -335,11 +389,18 @@ impl Grant {
     /// What is reserved: the same of each of its accounts.
     fn lines(&self) -> impl Iterator<Item = BudgetLine> {
         let reserved = self.granted.load(Ordering::Acquire);
+        let exceeds = self.hold().exceeds.clone();
         let charges = self.want.charges.iter().enumerate();
         charges.map(move |(place, charge)| BudgetLine {
-            over: self.over.contains(&place),
+            over: exceeds.contains(&place),
             ..line(charge, reserved)
         })
+    }
+
+    /// As if what is held had been held for long.
+    #[cfg(test)]
+    pub(crate) fn ages(&self) {
+        self.hold().until = 0;
     }
 
     /// It is over: so many have passed.
@@ -358,12 +419,18 @@ impl Drop for Grant {
     }
 }
 
+/// Until when parts are added to what is held from this moment on.
+fn until(charges: &[Charge], now: i64) -> i64 {
+    let ends = charges.iter().filter_map(|it| ends(&it.budget, now));
+    ends.fold(now.saturating_add(TOGETHER), i64::min)
+}
+
 /// Reserves a part more. What was begun ends, also where nobody waits for it any more: it may hold something by then.
-async fn renewed(grant: &Arc<Grant>, budgets: &[Arc<Budget>]) -> Result<(), Refused> {
+async fn more(grant: &Arc<Grant>, budgets: &[Arc<Budget>]) -> Result<(), Refused> {
     let (grant, budgets) = (Arc::clone(grant), budgets.to_vec());
-    let renewing = tokio::spawn(async move { grant.renew(&budgets).await });
+    let asking = tokio::spawn(async move { grant.more(&budgets).await });
     // It is not ended by anybody.
-    renewing.await.unwrap_or(Err(Refused::Settled))
+    asking.await.unwrap_or(Err(Refused::Settled))
 }
 
 /// Reserves all of it, and waits for a moment where others hold what is left.
@@ -424,12 +491,12 @@ impl<R: Recorder> Decider<R> {
             let budgets = self.budgets_now(&policy, about.0, &grant.want);
             let patience = started + PATIENCE;
             let refused = loop {
-                let renewed = renewed(grant, &budgets).await;
+                let more = more(grant, &budgets).await;
                 if !grant.is_wanting() {
                     break None;
                 }
-                let passes = renewed.is_ok() || may_pass(&renewed) || is_away(&renewed);
-                match renewed {
+                let passes = more.is_ok() || may_pass(&more) || is_away(&more);
+                match more {
                     Err(refused) if !passes || Instant::now() >= patience => break Some(refused),
                     Err(_) => tokio::time::sleep(AGAIN).await,
                     Ok(()) => {}

@@ -125,6 +125,8 @@ async fn what_passes_is_charged_to_the_window_of_then() {
     connection.held().unwrap().leaves();
     world.takes(&connection, LIMIT).await.unwrap();
     world.ledger.by.store(24 * 3_600_000, Ordering::Relaxed);
+    let held = connection.held().unwrap();
+    held.grant(Way::In).unwrap().ages();
     world.takes(&connection, LIMIT).await.unwrap();
     let denied = world.takes(&connection, 1).await.unwrap_err();
     assert_eq!(denied.reason.code, ReasonCode::BudgetExhausted);

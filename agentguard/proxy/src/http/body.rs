@@ -46,11 +46,11 @@ pub(crate) enum Received {
 
 impl Received {
     /// The same, of which nothing passes any more, so that nothing counts it.
-    fn unpaced(self) -> Self {
-        match self {
-            Self::Paced(paced) => paced.unpaced(),
-            other => other,
+    fn unpaced(mut self) -> Self {
+        if let Self::Paced(paced) = &mut self {
+            paced.unpaced();
         }
+        self
     }
 }
 
@@ -587,8 +587,9 @@ impl<R: Recorder> ResponseBody<R> {
             return;
         };
         let nothing = UnsyncBoxBody::new(Empty::new().map_err(|never| match never {}));
+        let inner = mem::replace(&mut self.inner, Received::Looked(nothing));
         let behind = Behind {
-            inner: mem::replace(&mut self.inner, Received::Looked(nothing)),
+            inner: inner.unpaced(),
             account: Arc::clone(&self.account),
             checked,
             reading,

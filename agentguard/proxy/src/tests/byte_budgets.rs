@@ -159,8 +159,8 @@ async fn a_connection_that_ends_with_the_last_byte_is_not_cut() {
     let world = world().await;
     let mut client = world.connect().await;
     let mut upstream = world.accept().await;
-    let page = [b'x'; LIMIT as usize];
-    write(&mut upstream, page).await;
+    let page = vec![b'x'; usize::try_from(LIMIT).unwrap()];
+    write(&mut upstream, &page).await;
     assert_eq!(soon(read_some(&mut client, page.len())).await, page);
     drop(upstream);
     assert_eq!(rest(&mut client).await, b"");

@@ -133,8 +133,8 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
                 // What has come already of what is counted is billed, and goes nowhere.
                 let nowhere = AtomicU64::new(0);
                 let mut out = Out::new(sink(), &nowhere);
-                let reader = &mut server.reader;
-                let behind = down.run(reader, &mut out, &mut answers, &nowhere, &closes);
+                from_server.unmetered();
+                let behind = down.run(from_server, &mut out, &mut answers, &nowhere, &closes);
                 if timeout(MOMENT, behind).await.is_err() {
                     tracing::debug!("a server writes on behind the end of a WebSocket");
                 }
