@@ -247,8 +247,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             }
             Err(refused) => {
                 account.refused();
-                account.answered(StatusCode::FORBIDDEN);
-                return refuse(&refused, StatusCode::FORBIDDEN, &tongue);
+                return told(&account, &refused, &tongue);
             }
         };
         let grown = growth.as_ref().map(Growth::denied).unwrap_or_default();
@@ -671,8 +670,18 @@ fn ended<R: Recorder>(
     tongue: &Tongue,
 ) -> Response<Answer<R>> {
     account.fail(relay::revoked(denied));
-    account.answered(StatusCode::FORBIDDEN);
-    refuse(denied, StatusCode::FORBIDDEN, tongue)
+    told(account, denied, tongue)
+}
+
+/// As [`ended`], of one whose account says why. The status is its provider's.
+fn told<R: Recorder>(
+    account: &Account<R>,
+    denied: &Decided,
+    tongue: &Tongue,
+) -> Response<Answer<R>> {
+    let response = refuse(denied, StatusCode::FORBIDDEN, tongue);
+    account.answered(response.status());
+    response
 }
 
 /// Why an allowed request is not answered by its upstream.

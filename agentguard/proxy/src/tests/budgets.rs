@@ -518,7 +518,7 @@ async fn a_model_is_one_account_by_whichever_name_it_is_called() {
 #[tokio::test]
 async fn what_cannot_be_lowered_is_told_whether_to_come_again() {
     let world = by_name(Rules::CallsFew).build().await;
-    let (first, _upstream) = called(&world, 280).await;
+    let first = called(&world, 280).await;
     let signed = async |limit: u64| {
         let mut client = world.connect().await;
         let body =
@@ -546,6 +546,15 @@ async fn what_cannot_be_lowered_is_told_whether_to_come_again() {
     );
     assert!(told.contains("budget_exhausted"), "{told}");
     drop(first);
+    // Both were allowed by a rule, and their outcome has the status that they were refused with.
+    let decisions = world.end().await;
+    let outcomes = decisions.iter().filter_map(|it| it.outcome.as_ref());
+    let stopped = outcomes.filter(|it| {
+        let error = it.error.as_deref();
+        error.is_some_and(|error| error.contains("it is signed"))
+    });
+    let told: Vec<_> = stopped.map(|it| it.status).collect();
+    assert_eq!(told, [Some(429), Some(429)], "{decisions:#?}");
 }
 
 /// SDKs come again with what is refused by a budget: limits are not to take that for a loop.
