@@ -1,9 +1,10 @@
 // The providers' SDKs of Node, as `budget_sdk.py` calls those of Python. Its arguments: where the packages are, then
 //
-//     openai|responses|anthropic MODEL WORDS LIMIT plain|stream COUNT [AT_ONCE]
+//     openai|responses|anthropic MODEL WORDS LIMIT plain|stream|patient COUNT [AT_ONCE]
 //
 // Each call prints a line: how many words came, why it ended, what its use is said to be; or the error that its user sees,
-// and behind how many words.
+// and behind how many words. `patient` streams, and its line ends with `told` and `slept` for each time that its SDK tried
+// again: in how many seconds it was to come, and after how many it did.
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
@@ -17,9 +18,23 @@ const limited = Number(limit);
 
 const words = (text) => text.split(" ").filter((word) => word).length;
 
+// `fetch` that notes what it was told when it was refused, and when it is called again after that.
+function noting(waits) {
+  let refused;
+  return async (...asked) => {
+    if (refused) {
+      const seconds = (performance.now() - refused.at) / 1000;
+      waits.push(` told ${refused.told} slept ${seconds.toFixed(1)}`);
+    }
+    const answer = await fetch(...asked);
+    refused = answer.ok ? undefined : { told: answer.headers.get("retry-after"), at: performance.now() };
+    return answer;
+  };
+}
+
 // Each gives why it ended and what was used, and says what came as it comes: an error may be behind it.
 const CALLS = {
-  async openai(say) {
+  async openai(client, say) {
     const asked = { model, messages, max_tokens: limited };
     if (form === "plain") {
       const done = await client.chat.completions.create(asked);
@@ -38,7 +53,7 @@ const CALLS = {
     return [finish, used];
   },
 
-  async responses(say) {
+  async responses(client, say) {
     const asked = { model, input: said, max_output_tokens: limited };
     if (form === "plain") {
       const done = await client.responses.create(asked);
@@ -56,7 +71,7 @@ const CALLS = {
     return [finish, used];
   },
 
-  async anthropic(say) {
+  async anthropic(client, say) {
     const asked = { model, messages, max_tokens: limited };
     if (form === "plain") {
       const done = await client.messages.create(asked);
@@ -72,9 +87,11 @@ const CALLS = {
 
 async function call() {
   let text = "";
+  const waits = [];
+  const mine = form === "patient" ? client.withOptions({ fetch: noting(waits) }) : client;
   try {
-    const [finish, used] = await CALLS[api]((piece) => (text += piece));
-    return `${words(text)} ${finish} ${used}`;
+    const [finish, used] = await CALLS[api](mine, (piece) => (text += piece));
+    return `${words(text)} ${finish} ${used}${waits.join("")}`;
   } catch (error) {
     if (!(error instanceof Sdk.APIError)) throw error;
     return `${error.constructor.name} ${error.status ?? "-"} ${error.message} behind ${words(text)} words`;

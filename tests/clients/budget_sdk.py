@@ -1,13 +1,14 @@
 """Calls of the providers' SDKs, one after the other or at the same time, and what becomes of each.
 
-    budget_sdk.py API MODEL WORDS LIMIT plain|stream|leave|patient COUNT [AT_ONCE]
+    budget_sdk.py API MODEL WORDS LIMIT plain|stream|leave|patient|regardless COUNT [AT_ONCE]
 
 API: openai, responses, anthropic, genai, bedrock (Converse), invoke (Bedrock's, of Anthropic's models), cohere or ollama.
 
 The model says as many words as the user did. `leave` goes away after the first words of a stream. Each call prints a line:
 how many words came, why it ended, what its use is said to be; or the error that its user sees, and behind how many words.
 `patient` streams, and its line ends with `slept` and for how many seconds its SDK slept each time before it tried again.
-Google's never tries again unless it is told to, as it is there.
+Google's never tries again unless it is told to, as it is there; Cohere's tries no stream again, so that there it is none.
+`regardless` streams, and has the model keep to no limit.
 """
 import concurrent.futures
 import json
@@ -17,7 +18,7 @@ import time
 
 API, MODEL, WORDS, LIMIT, FORM, COUNT = sys.argv[1:7]
 AT_ONCE = int(sys.argv[7]) if len(sys.argv) > 7 else 1
-SAID = "one " * int(WORDS)
+SAID = ("regardless " if FORM == "regardless" else "") + "one " * int(WORDS)
 USER = [{"role": "user", "content": SAID}]
 LIMITED = int(LIMIT)
 
@@ -178,7 +179,7 @@ def invoke():
 
 def cohere_chat():
     asked = {"model": MODEL, "messages": USER, "max_tokens": LIMITED}
-    if FORM == "plain":
+    if FORM in ("plain", "patient"):
         done = client.chat(**asked)
         say(done.message.content[0].text)
         return done.finish_reason, int(done.usage.tokens.output_tokens)

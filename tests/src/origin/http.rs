@@ -30,7 +30,6 @@ use std::net::SocketAddr;
 use std::path::{Component, Path};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,7 +51,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::llm;
-use super::log::Request;
+use super::log::{self, Request};
 use super::{Shared, Tls};
 
 /// The size of a piece of a body.
@@ -205,6 +204,7 @@ async fn answer(
     }
     if let Some(api) = api {
         let asked = read(body, &arrived, llm::LONGEST).await?;
+        arrived.asks(&asked);
         return speak(api.answer(&head.uri, &head.headers, &asked), pace);
     }
     let told = read(body, &arrived, TOLD).await?;
@@ -316,17 +316,17 @@ fn seen(request: &hyper::Request<Incoming>, client: &Client) -> Request {
             .map(|(name, field)| (name.to_string(), value(field)))
             .collect(),
         body: 0,
+        asked: String::new(),
     }
 }
 
 /// Reads a body to its end, counting, and gives its beginning.
-async fn read(mut body: Incoming, arrived: &AtomicU64, keep: usize) -> Result<Vec<u8>, Error> {
+async fn read(mut body: Incoming, arrived: &log::Body, keep: usize) -> Result<Vec<u8>, Error> {
     let mut told = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(Error::other)?;
         if let Some(data) = frame.data_ref() {
-            let length = u64::try_from(data.len()).map_err(Error::other)?;
-            arrived.fetch_add(length, Ordering::Relaxed);
+            arrived.received(data.len());
             let room = keep.saturating_sub(told.len()).min(data.len());
             told.extend(data.get(..room).unwrap_or_default());
         }
@@ -334,7 +334,7 @@ async fn read(mut body: Incoming, arrived: &AtomicU64, keep: usize) -> Result<Ve
     Ok(told)
 }
 
-fn echo(seen: &Request, told: &[u8], arrived: &AtomicU64) -> Body {
+fn echo(seen: &Request, told: &[u8], arrived: &log::Body) -> Body {
     let headers: Vec<_> = seen
         .headers
         .iter()
@@ -351,7 +351,7 @@ fn echo(seen: &Request, told: &[u8], arrived: &AtomicU64) -> Body {
         "host": seen.host,
         "headers": headers,
         "body": String::from_utf8_lossy(told),
-        "body_bytes": arrived.load(Ordering::Relaxed),
+        "body_bytes": arrived.bytes(),
     });
     text(format!("{told}\n"))
 }

@@ -19,6 +19,7 @@
 //! will do, but there must be one. Models are known by the beginnings of their names: `gpt-` and
 //! `text-embedding-` are OpenAI's, `mistral-` is Mistral's, `claude-` is Anthropic's. Where they are offered a
 //! tool, they call it with what the model would have said, as one token a word; OpenAI's and Anthropic's until a tool has answered.
+//! A model that is told [`REGARDLESS`] keeps to no limit.
 
 #![allow(
     clippy::indexing_slicing,
@@ -42,6 +43,9 @@ use serde_json::Value;
 
 /// How much of a request is read; what is longer is no JSON then.
 pub(super) const LONGEST: usize = 16 << 20;
+
+/// As the first word, it has all of the text said, whatever the limit is.
+const REGARDLESS: &str = "regardless ";
 
 /// An endpoint.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -188,6 +192,10 @@ impl Said {
         let limit = limit.map_or(usize::MAX, |limit| {
             usize::try_from(limit).unwrap_or(usize::MAX)
         });
+        let limit = match last.starts_with(REGARDLESS) {
+            true => usize::MAX,
+            false => limit,
+        };
         let all = words(&last);
         let read = messages.iter().map(|message| text(&message["content"]));
         Self {

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use anyhow::{Result, bail};
@@ -16,6 +16,9 @@ use super::Tls;
 /// How many connections and requests are kept each. Later ones are served all the same; reading
 /// the log then fails.
 const KEPT: usize = 1 << 16;
+
+/// How much is kept of what a call asks for.
+const ASKED: usize = 4 << 10;
 
 /// A connection, or for UDP the datagrams of one peer.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -55,6 +58,8 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// How much of the body has arrived.
     pub body: u64,
+    /// What was asked of an LLM API, up to 4 KiB of it; empty where there is more to come, and of other requests.
+    pub asked: String,
 }
 
 impl Request {
@@ -69,8 +74,32 @@ impl Request {
 #[derive(Debug, Default)]
 pub struct Log {
     connections: Mutex<Kept<Arc<Entry>>>,
-    requests: Mutex<Kept<(Request, Arc<AtomicU64>)>>,
+    requests: Mutex<Kept<(Request, Arc<Body>)>>,
     arrivals: watch::Sender<u64>,
+}
+
+/// What has come of the body of a request.
+#[derive(Debug, Default)]
+pub(super) struct Body {
+    bytes: AtomicU64,
+    asked: OnceLock<String>,
+}
+
+impl Body {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn received(&self, bytes: usize) {
+        self.bytes.fetch_add(count(bytes), Ordering::Relaxed);
+    }
+
+    /// It has come to its end, and is a call.
+    pub(super) fn asks(&self, call: &[u8]) {
+        let call = call.get(..ASKED).unwrap_or(call);
+        self.asked
+            .get_or_init(|| String::from_utf8_lossy(call).into_owned());
+    }
 }
 
 #[derive(Debug)]
@@ -156,7 +185,8 @@ impl Log {
         let requests = self.requests.lock();
         let requests = requests.unwrap_or_else(PoisonError::into_inner);
         requests.read(|(request, body)| Request {
-            body: body.load(Ordering::Relaxed),
+            body: body.bytes(),
+            asked: body.asked.get().cloned().unwrap_or_default(),
             ..request.clone()
         })
     }
@@ -182,9 +212,9 @@ impl Log {
         entry
     }
 
-    /// Adds a request and gives the counter of its body.
-    pub(super) fn request(&self, request: Request) -> Arc<AtomicU64> {
-        let body = Arc::<AtomicU64>::default();
+    /// Adds a request, and gives what is to be told of its body.
+    pub(super) fn request(&self, request: Request) -> Arc<Body> {
+        let body = Arc::<Body>::default();
         let requests = self.requests.lock();
         let mut requests = requests.unwrap_or_else(PoisonError::into_inner);
         requests.add((request, Arc::clone(&body)));

@@ -100,11 +100,11 @@ rules:
 {more}
 "
     );
-    // Ollama's own models have no price elsewhere.
+    // Models of one's own have no price elsewhere.
     let prices = "
 version: 1
 models:
-  - {models: [qwen3], providers: [ollama], input: 0.1, output: 0.2, context: 32768, hidden: never}
+  - {models: ['qwen3:8b', 'qwen3:4b'], providers: [cellar], input: 0.1, output: 0.2, context: 32768, hidden: never}
 ";
     let file = world.directory().join("prices.yaml");
     std::fs::write(&file, prices)?;

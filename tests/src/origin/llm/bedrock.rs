@@ -44,9 +44,10 @@ pub(super) fn answer(path: &str, fields: &HeaderMap, body: &[u8]) -> Answer {
 type Answered = (Content, Option<(usize, usize)>);
 
 fn said(path: &str, fields: &HeaderMap, body: &[u8]) -> Result<Answered, (&'static str, Fault)> {
-    let signed = fields.get(header::AUTHORIZATION);
-    let signed = signed.and_then(|signed| signed.to_str().ok());
-    if !signed.is_some_and(|signed| signed.starts_with("AWS4-HMAC-SHA256 ")) {
+    let who = fields.get(header::AUTHORIZATION);
+    let who = who.and_then(|who| who.to_str().ok()).unwrap_or_default();
+    // Signed, or with an API key of Bedrock's, which signs nothing.
+    if !who.starts_with("AWS4-HMAC-SHA256 ") && !who.starts_with("Bearer ") {
         let message = "Missing Authentication Token";
         return Err(refuse(
             StatusCode::FORBIDDEN,

@@ -99,8 +99,10 @@ fn call(name: &str, said: &Said) -> Value {
 /// none may be.
 fn response(model: &str, parts: &Value, last: bool, asked: &Value, said: &Said) -> Value {
     let (read, written) = (said.input_tokens, said.output_tokens());
-    let budget = &asked["generationConfig"]["thinkingConfig"]["thinkingBudget"];
-    let thoughts = if budget == 0 { 0 } else { 2 };
+    let thinking = &asked["generationConfig"]["thinkingConfig"];
+    // Google's SDK has one name, and others have the other.
+    let none = thinking["thinkingBudget"] == 0 || thinking["thinking_budget"] == 0;
+    let thoughts = if none { 0 } else { 2 };
     let mut candidate = json!({ "content": { "parts": parts, "role": "model" }, "index": 0 });
     let mut usage = json!({ "promptTokenCount": read, "totalTokenCount": read });
     if last {
