@@ -73,7 +73,7 @@ fn lines(room: &Room<'_>, python: &Path, calls: &str) -> Result<Vec<String>> {
 }
 
 /// The calls of the record since it was looked at last, once so many have ended.
-fn calls(room: &Room<'_>, count: usize) -> Result<Vec<Decision>> {
+pub(crate) fn calls(room: &Room<'_>, count: usize) -> Result<Vec<Decision>> {
     let mut found = Vec::new();
     wait_until("the calls", LATE, || {
         let new = match room.new_decisions() {
@@ -92,7 +92,7 @@ fn calls(room: &Room<'_>, count: usize) -> Result<Vec<Decision>> {
 }
 
 /// What a call has used of a budget.
-fn line<'d>(decision: &'d Decision, budget: &str) -> Result<&'d BudgetLine> {
+pub(crate) fn line<'d>(decision: &'d Decision, budget: &str) -> Result<&'d BudgetLine> {
     let outcome = decision.outcome.as_ref().context("no outcome")?;
     let mut lines = outcome.budget.iter();
     lines

@@ -10,10 +10,13 @@ use agentguard_tests::{Origin, World, address, client, wait_until};
 use anyhow::Result;
 use serde_json::json;
 
+use crate::budgets::calls;
 use crate::inspected::inspected;
+use crate::providers::{BEDROCK, COHERE};
 use crate::room::{LATE, Room, SITE};
+use crate::sdks::{HAIKU, Sdk};
 use crate::serving::trusting;
-use crate::{mcp, room};
+use crate::{mcp, room, sdks};
 
 const OPENAI: &str = "api.openai.com";
 const ANTHROPIC: &str = "api.anthropic.com";
@@ -98,6 +101,73 @@ limits:
             assert_eq!(denial.matched[0].rule, "burst");
         }
     }
+}
+
+/// The seconds behind the only one of these words in a line.
+fn seconds(line: &str, word: &str) -> Option<f64> {
+    let (_, rest) = line.split_once(&format!(" {word} "))?;
+    assert!(!rest.contains(word), "more than once: {line}");
+    rest.split(' ').next()?.parse().ok()
+}
+
+/// The first of two calls passes. The other is refused once, and its SDK comes again by itself, no sooner than it was told.
+#[test]
+fn further_sdks_wait_for_a_rate_as_long_as_they_are_told() {
+    let world = sdks::world("limit-told").unwrap();
+    let limits = "
+limits:
+  - { id: slow, rate: { calls: 15, every: 1m, burst: 1 }, llm: {}, per: [host, model] }
+";
+    let room = sdks::open(&world, limits).unwrap();
+    let older = "anthropic.claude-3-haiku-20240307-v1:0";
+    for (sdk, mode) in [
+        (Sdk::python("bedrock", BEDROCK, HAIKU), "standard"),
+        (Sdk::python("bedrock", BEDROCK, older), "adaptive"),
+        (Sdk::python("cohere", COHERE, "command-a-03-2025"), ""),
+        (Sdk::node("openai", OPENAI, "gpt-4o"), ""),
+        (Sdk::node("responses", OPENAI, "gpt-4.1"), ""),
+        (Sdk::node("anthropic", ANTHROPIC, "claude-haiku-4-5"), ""),
+    ] {
+        let Some(words) = sdk.words("5 100 patient 2").unwrap() else {
+            return;
+        };
+        let origin = world.origin(sdk.host).unwrap();
+        let arrived = || origin.log().requests().unwrap().len();
+        let before = arrived();
+        let call = inspected(&room, &words).env("AWS_RETRY_MODE", mode);
+        let output = call.run().unwrap().success().unwrap();
+        let told: Vec<&str> = output.stdout.lines().collect();
+        let [passed, patient] = told[..] else {
+            panic!("{sdk:?}: {output}");
+        };
+        assert!(told.iter().all(|it| it.starts_with("5 ")), "{output}");
+        assert_eq!(seconds(passed, "slept"), None, "{sdk:?}: {output}");
+        let slept = seconds(patient, "slept").unwrap();
+        // Those of Python sleep for what they are told, which is whole seconds. Their own times are none.
+        let told = seconds(patient, "told").unwrap_or(slept);
+        assert!(
+            told >= 1.0 && told.fract() == 0.0 && slept >= told,
+            "{sdk:?}: {output}"
+        );
+        assert_eq!(arrived(), before + 2, "{sdk:?}");
+        let calls = calls(&room, 3).unwrap();
+        let [first, refused, second] = &calls[..] else {
+            panic!("{sdk:?}: {calls:#?}");
+        };
+        for passed in [first, second] {
+            assert_eq!(passed.verdict, Verdict::Allow, "{sdk:?}: {passed:#?}");
+        }
+        assert_eq!(
+            (refused.verdict, refused.count, refused.reason.code),
+            (Verdict::Deny, 1, ReasonCode::RateLimited)
+        );
+        assert_eq!(refused.matched[0].rule, "slow");
+        let later = |from: &Decision| second.time.duration_since(from.time).as_secs_f64();
+        // A timer may be some milliseconds early.
+        assert!(later(refused) > told - 0.05, "{sdk:?}: {calls:#?}");
+        assert!(later(first) > 4.0 - 0.05, "{sdk:?}: {calls:#?}");
+    }
+    room.close().unwrap();
 }
 
 #[test]
