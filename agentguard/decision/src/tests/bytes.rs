@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use agentguard_budget::{Asked, Embedded, Granted, HoldId, Ledger, More, Want};
 use agentguard_model::budget::Budget;
-use agentguard_model::{ReasonCode, Verdict};
+use agentguard_model::{AgentId, ReasonCode, Verdict};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -54,6 +54,8 @@ impl Ledger for Ahead {
 struct World {
     decider: Decider<Memory>,
     ledger: Arc<Ahead>,
+    /// How often its agent was stopped.
+    frozen: Arc<AtomicUsize>,
     _directory: TempDir,
 }
 
@@ -64,7 +66,7 @@ impl World {
 version: 1
 agents: [{{name: coder}}]
 rules: [{{id: all, match: {{host: ['*.example']}}, action: allow}}]
-budgets: [{{id: comes, unit: bytes_in, limit: {LIMIT}, window: day}}]
+budgets: [{{id: comes, unit: bytes_in, limit: {LIMIT}, window: day, per: [agent], reached: freeze}}]
 "
         );
         let directory = tempfile::tempdir().unwrap();
@@ -73,10 +75,17 @@ budgets: [{{id: comes, unit: bytes_in, limit: {LIMIT}, window: day}}]
             by: AtomicI64::new(0),
             reserved: AtomicUsize::new(0),
         });
+        let frozen = Arc::new(AtomicUsize::new(0));
+        let freezes = Arc::clone(&frozen);
         let accounting = Accounting::new(Arc::clone(&ledger) as Arc<dyn Ledger>);
+        let accounting = accounting.freezing(Box::new(move |agent, budget| {
+            assert_eq!((agent, budget), (AgentId(1), "comes"));
+            freezes.fetch_add(1, Ordering::Relaxed);
+        }));
         Self {
             decider: deciding(&policy).charging(Arc::new(accounting)),
             ledger,
+            frozen,
             _directory: directory,
         }
     }
@@ -170,6 +179,19 @@ async fn what_is_denied_already_is_not_denied_again() {
     }
     assert_eq!(last(&world.decider).verdict, Verdict::Allow);
     assert_eq!(world.decider.recorder().decisions.lock().unwrap().len(), 1);
+}
+
+/// A connection that is open and idle holds the last byte, and keeps nobody from being stopped.
+#[tokio::test]
+async fn an_agent_is_stopped_where_the_last_of_its_budget_is_held() {
+    let world = World::new();
+    let idle = world.connection().await;
+    let busy = world.connection().await;
+    world.takes(&busy, LIMIT - 2).await.unwrap();
+    let denied = world.takes(&busy, 2).await.unwrap_err();
+    assert_eq!(denied.reason.code, ReasonCode::BudgetHeld);
+    assert_eq!(world.frozen.load(Ordering::Relaxed), 1);
+    drop(idle);
 }
 
 /// Where nothing but bytes is counted, there is nothing else to hold.

@@ -229,6 +229,28 @@ async fn what_a_provider_writes_behind_a_cut_is_charged() {
     world.end().await;
 }
 
+/// What a budget of bytes cuts was written, and is billed, all the same.
+#[tokio::test]
+async fn what_a_provider_writes_behind_the_last_byte_is_charged() {
+    let world = by_name(Rules::CallsCarried).build().await;
+    let (mut client, mut upstream) = called(&world, 64_000).await;
+    write(
+        &mut upstream,
+        format!("{STREAM}{}{}", words(900), end(1_900)),
+    )
+    .await;
+    let told = read_until(&mut client, "0\r\n\r\n").await;
+    let delivered = told.matches(" one").count();
+    assert!((1..300).contains(&delivered), "{delivered}");
+    assert!(told.contains("budget_exhausted"), "{told}");
+    let line = charged(&world).await;
+    assert_eq!((line.budget.as_str(), line.settled), ("out", Some(1_900)));
+    let decisions = world.end().await;
+    let outcome = decisions[0].outcome.as_ref().unwrap();
+    let comes = outcome.budget.iter().find(|it| it.budget == "comes");
+    assert_eq!(comes.unwrap().settled, Some(8_000));
+}
+
 /// A provider that does not keep to the limit that it was given.
 #[tokio::test]
 async fn what_is_reported_beyond_what_was_reserved_says_so() {

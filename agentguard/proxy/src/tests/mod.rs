@@ -142,6 +142,8 @@ enum Rules {
     CallsFewOnce,
     /// As [`Self::CallsFew`], of 100,000 tokens.
     CallsMany,
+    /// The same, and of 8,000 bytes in.
+    CallsCarried,
     /// As [`Self::Allow`], of 2,000 bytes out and as many in.
     Bytes,
     /// As [`Self::CallsMany`], each model for itself.
@@ -494,6 +496,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::CallsFew
         | Rules::CallsFewOnce
         | Rules::CallsMany
+        | Rules::CallsCarried
         | Rules::CallsEach
         | Rules::CallsTimed
         | Rules::CallsPaid
@@ -552,6 +555,10 @@ fn policy(rules: Rules) -> Policy {
         Rules::Bytes => {
             "[{ id: leaves, unit: bytes_out, limit: 2000, window: day }, \
               { id: comes, unit: bytes_in, limit: 2000, window: day }]"
+        }
+        Rules::CallsCarried => {
+            "[{ id: out, unit: output_tokens, limit: 100000, window: day }, \
+              { id: comes, unit: bytes_in, limit: 8000, window: day }]"
         }
         Rules::CallsMany | Rules::CallsKnown => {
             "[{ id: out, unit: output_tokens, limit: 100000, window: day }]"
@@ -681,6 +688,7 @@ fn policy(rules: Rules) -> Policy {
         | Rules::GeminiFew
         | Rules::CallsFewOnce
         | Rules::CallsMany
+        | Rules::CallsCarried
         | Rules::CallsEach
         | Rules::CallsTimed
         | Rules::CallsPaid
