@@ -21,6 +21,7 @@ mod left;
 mod loopback;
 mod membership;
 mod modes;
+mod places;
 mod protocol;
 mod quarantine;
 mod quotas;
