@@ -18,6 +18,8 @@ mod browser;
 mod budgets;
 #[path = "clients/capped.rs"]
 mod capped;
+#[path = "clients/charged.rs"]
+mod charged;
 #[path = "clients/clamped.rs"]
 mod clamped;
 #[path = "clients/curl.rs"]
