@@ -8,21 +8,24 @@
     reason = "a test ends where it cannot go on, helpers included"
 )]
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentguard_model::{ReasonCode, Verdict};
+use agentguard_model::{Decision, ReasonCode, Verdict};
 use agentguard_tests::{Guard, Origin, World, address, client, wait_until};
 use anyhow::Result;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::budgets::{calls as ended, line};
 use crate::inspected::inspected;
 use crate::redis::{Redis, ledger};
 use crate::room::{LATE, Room};
 
 const OPENAI: &str = "api.openai.com";
+const ANTHROPIC: &str = "api.anthropic.com";
 
 const POLICY: &str = "
 version: 1
@@ -42,18 +45,23 @@ budgets:
 fn world(name: &str) -> World {
     let origin = Origin::at(&address::origin(0x10));
     World::new(name)
-        .origin(origin.site(OPENAI))
+        .origin(origin.site(OPENAI).site(ANTHROPIC))
         .start()
         .unwrap()
 }
 
 /// A daemon of a host that shares its budgets; `number`: which one in this world.
 fn host<'w>(world: &'w World, number: u16, more: &Value) -> Result<Room<'w>> {
-    let guard = world.guard().policy(POLICY);
+    host_under(world, number, POLICY, more)
+}
+
+/// The same under another policy.
+fn host_under<'w>(world: &'w World, number: u16, policy: &str, more: &Value) -> Result<Room<'w>> {
+    let guard = world.guard().policy(policy);
     let guard = guard
         .setting(
             "upstreams",
-            json!([{ "host": [OPENAI], "ca": world.ca_file() }]),
+            json!([{ "host": [OPENAI, ANTHROPIC], "ca": world.ca_file() }]),
         )
         .setting("ledger", ledger(world, more)?)
         .setting("proxy_port", json!(15_001 + 100 * number))
@@ -347,4 +355,142 @@ fn a_stream_waits_for_redis_for_a_moment_and_ends_without_it() {
     // It has used all that it held, and what its provider wrote on while it waited; and holds nothing any more.
     has_within(&room.guard, "out", 256..=600, 0);
     has(&room.guard, "calls", 2, 0);
+}
+
+const COUNTED: &str = "
+version: 1
+agents:
+  - name: coder
+rules:
+  - id: models
+    match: { host: [api.openai.com, api.anthropic.com], port: [443] }
+    action: allow
+    handling: inspect
+budgets:
+  - { id: all, unit: tokens, limit: 12000, window: lifetime, per: [model] }
+  - { id: small, unit: tokens, limit: 3000, window: lifetime, llm: { model: [gpt-4o-mini] } }
+";
+
+/// 5,000 words are 20,000 bytes, and for GPT as many tokens as words: two such prompts fit into what the hosts share, one of
+/// each, and no third. Of Claude nobody knows how many tokens they are.
+#[test]
+fn a_long_prompt_is_counted_where_hosts_share_what_it_fits_into() {
+    let (Some(python), Some(_)) = (
+        client::python().unwrap(),
+        client::find("redis-server").unwrap(),
+    ) else {
+        return;
+    };
+    let world = world("shared-counted");
+    let mut redis = Redis::new(&world);
+    redis.start();
+    let hosts = [0, 1].map(|it| host_under(&world, it, COUNTED, &json!({})).unwrap());
+    let [here, there] = &hosts;
+    let arrived = || {
+        let sites = [OPENAI, ANTHROPIC].map(|site| world.origin(site).unwrap());
+        let requests = sites.map(|site| site.log().requests().unwrap().len());
+        requests.iter().sum::<usize>()
+    };
+    let says = |room: &Room<'_>, call: &str| {
+        let words: Vec<&str> = call.split(' ').collect();
+        let words = script(&python, words.try_into().unwrap());
+        let output = inspected(room, &words).run().unwrap().success().unwrap();
+        output.stdout.trim_end().to_owned()
+    };
+    let mut sums = BTreeMap::new();
+    for (room, model, call, said) in [
+        (
+            here,
+            "gpt-4o",
+            "openai gpt-4o 5000 100 plain 1",
+            "100 length 100",
+        ),
+        (
+            there,
+            "gpt-4o",
+            "openai gpt-4o 5000 100 stream 1",
+            "100 length 100",
+        ),
+        (
+            there,
+            "gpt-4.1",
+            "responses gpt-4.1 5000 100 stream 1",
+            "100 incomplete 100",
+        ),
+        (
+            here,
+            "gpt-4.1",
+            "responses gpt-4.1 5000 100 plain 1",
+            "100 incomplete 100",
+        ),
+        // One that had room by its bytes, and would have been let write less than half of its limit.
+        (
+            there,
+            "gpt-4o-mini",
+            "openai gpt-4o-mini 425 2250 stream 1",
+            "425 stop 425",
+        ),
+    ] {
+        assert_eq!(says(room, call), said, "{call}");
+        let decision = ended(room, 1).unwrap().remove(0);
+        let usage = decision.outcome.as_ref().unwrap().llm.as_ref().unwrap();
+        let usage = usage.usage.unwrap();
+        let (input, output) = (usage.input_tokens.unwrap(), usage.output_tokens.unwrap());
+        let used = input + output;
+        for reserved in &decision.budget {
+            assert!(
+                reserved.counted && reserved.clamped.is_none(),
+                "{call}: {reserved:?}"
+            );
+            let line = line(&decision, &reserved.budget).unwrap();
+            assert_eq!((line.settled, line.overshoot), (Some(used), None), "{call}");
+            assert!((used..used + 800).contains(&line.reserved), "{line:?}");
+        }
+        let account = format!("all/model={model}");
+        let sum = sums.entry(account.clone()).or_insert(0);
+        *sum += used;
+        for room in &hosts {
+            has(&room.guard, &account, *sum, 0);
+        }
+    }
+    let refused = |room: &Room<'_>, model: &str, code: ReasonCode| {
+        let is_it = |it: &Decision| {
+            let its = it.action.llm.as_ref().and_then(|it| it.model.as_deref());
+            it.verdict == Verdict::Deny && its == Some(model) && it.reason.code == code
+        };
+        wait_until("the denial", LATE, || {
+            let new = room.new_decisions().ok()?;
+            new.iter().any(is_it).then_some(())
+        })
+        .unwrap();
+    };
+    let before = arrived();
+    for (room, model, call) in [
+        (here, "gpt-4o", "openai gpt-4o 5000 100 plain 1"),
+        (there, "gpt-4.1", "responses gpt-4.1 5000 100 stream 1"),
+        (
+            here,
+            "claude-haiku-4-5",
+            "anthropic claude-haiku-4-5 5000 100 plain 1",
+        ),
+    ] {
+        let told = says(room, call);
+        assert!(told.starts_with("RateLimitError 429 "), "{told}");
+        refused(room, model, ReasonCode::BudgetExhausted);
+    }
+    // Nobody counts where nobody says how much is left.
+    redis.kill();
+    for room in &hosts {
+        let told = says(room, "openai gpt-4.1-mini 5000 100 plain 1");
+        assert!(told.contains(" 503 "), "{told}");
+        refused(room, "gpt-4.1-mini", ReasonCode::LedgerFailed);
+    }
+    assert_eq!(arrived(), before, "nothing was let out");
+    redis.start();
+    for room in &hosts {
+        is_away(&room.guard, false);
+        for (account, sum) in &sums {
+            has(&room.guard, account, *sum, 0);
+        }
+    }
 }
