@@ -86,9 +86,9 @@ impl Meter {
     /// What is to be asked about: so many tokens, where what is reserved runs out.
     pub(crate) fn next(&mut self) -> Option<(Arc<Held>, u64)> {
         let mut tokens = self.count();
-        if self.held.is_whole() && !self.counter.is_exact() {
+        if !self.counter.is_exact() {
             // Its provider counts exactly, and ends it at the limit. What is estimated ends what goes far beyond that.
-            tokens /= 2;
+            tokens = tokens.min(self.held.limit()).max(tokens / 2);
         }
         let more = std::mem::take(&mut self.more);
         (more && self.held.runs_out(tokens)).then(|| (Arc::clone(&self.held), tokens))

@@ -265,6 +265,23 @@ async fn what_is_reported_beyond_what_was_reserved_says_so() {
     world.end().await;
 }
 
+/// Of a model whose tokens nobody can count they are estimated, by a third too many here: its provider ends it at the limit,
+/// so that no more than that is reserved.
+#[tokio::test]
+async fn no_more_than_the_limit_is_reserved_for_what_is_estimated() {
+    let world = by_name(Rules::CallsMany).build().await;
+    let members = json!({ "model": "claude-3-haiku", "max_tokens": 320 });
+    let (mut client, mut upstream, _) = calls(&world, &members).await;
+    // All at once: 250 tokens, which are taken for 333.
+    let said = json!({ "choices": [{ "index": 0, "delta": { "content": " one".repeat(250) } }] });
+    let said = chunk(&format!("data: {said}\n\n"));
+    write(&mut upstream, format!("{STREAM}{said}{}", end(250))).await;
+    read_until(&mut client, "[DONE]").await;
+    let line = charged(&world).await;
+    assert_eq!((line.reserved, line.settled), (320, Some(250)), "{line:?}");
+    world.end().await;
+}
+
 /// What may not be shown is reserved as a whole, and the record says so; what is seen as it is written is not.
 #[tokio::test]
 async fn a_call_whose_output_may_be_hidden_is_marked() {
