@@ -2,12 +2,13 @@
 
 storm_server.py PORT CERTIFICATE KEY. Prints `serving`. What becomes of a call is in its prompt, which is JSON:
 
-    {"call": 7, "words": 400, "hidden": 0, "per": 12, "pace": 0.05, "fate": "done", "at": 3, "input": 90}
+    {"call": 7, "words": 400, "hidden": 0, "per": 12, "pace": 0.05, "fate": "done", "at": 3, "input": 90, "gather": 0}
 
 The model thinks `hidden` tokens and says `words` words, `per` in each event, an event every `pace` seconds, as far as the
-limit of the call allows. A word is a token. Behind `tell` words, if there is that, it is told that they are written. `fate` at the event `at`: `done` (never mind `at`), `silent` (an end that does
-not tell the usage), `error` (an error in the stream), `reset`, `short` (the connection ends), or a status with which the
-call is refused, at once.
+limit of the call allows. A word is a token. Behind `tell` words, if there is that, it is told that they are written. `fate`
+at the event `at`: `done` (never mind `at`), `silent` (an end that does not tell the usage), `error` (an error in the
+stream), `reset`, `short` (the connection ends), or a status with which the call is refused, at once. The first word waits
+until `gather` calls that are to gather are under way, which is for 30 seconds at most.
 
 A token is billed when it is made, whether anybody gets it or not: until it is seen that the connection is gone. Of each
 call there is a line of JSON when it begins and one when it is over: what was billed, and how it ended.
@@ -163,6 +164,26 @@ class Bill:
         tell(ends=self.call["call"], input=self.input, output=self.output, how=self.how)
 
 
+class Gathering:
+    """Those that begin to write together."""
+
+    def __init__(self):
+        self.count, self.complete = 0, asyncio.Event()
+
+    async def joins(self, least):
+        self.count += 1
+        if self.count >= least:
+            self.complete.set()
+        try:
+            async with asyncio.timeout(30):
+                await self.complete.wait()
+        except TimeoutError:
+            pass
+
+
+GATHERING = Gathering()
+
+
 async def answer(api, body, call, writer, bill):
     """Streams an answer. Whether the connection can be used for another."""
     if isinstance(call["fate"], int):
@@ -180,6 +201,8 @@ async def answer(api, body, call, writer, bill):
     send(api.begins(call["input"]))
     bill.output = hidden = min(call["hidden"], bill.limit)
     words = min(call["words"], bill.limit - hidden)
+    if call["gather"]:
+        await GATHERING.joins(call["gather"])
     said, number = 0, 0
     while said < words:
         await asyncio.sleep(call["pace"])

@@ -1,4 +1,5 @@
-//! A storm: hundreds of streams at once against nested budgets, while providers fail, clients go away and the daemon is killed.
+//! A storm: more than 300 streams at once against nested budgets, while providers fail, clients go away and the daemon is
+//! killed.
 //!
 //! Three keep books that know nothing of each other: the provider bills what its models made until it saw that nobody
 //! listens, the clients count the words they got, and the guard has its ledger and its record. Behind the storm they are
@@ -40,7 +41,7 @@ use serde_json::json;
 use crate::serving::serving;
 use books::{Faults, compare};
 use notes::{End, Provider, Told, accounts, notes};
-use plan::{Call, Random, calls, planned};
+use plan::{Call, GATHERED, Random, calls, planned};
 use store::{Cut, Store};
 use terms::{AGENTS, ANTHROPIC, OPENAI, agent, policy, prices};
 
@@ -235,14 +236,17 @@ fn storm<'w>(world: &'w World, python: &Path, store: &Store<'w>) {
     let begun = Instant::now();
     let told_at = |what: &str| eprintln!("after {:.1} s: {what}", begun.elapsed().as_secs_f64());
     storm.begins(0).unwrap();
-    // The small ones are over by then.
-    let enough = AGENTS + usize::try_from(random.within(25, 60)).unwrap();
+    // The small ones are over by then, those that are refused, and some more.
+    let enough = AGENTS + usize::try_from(random.within(60, 130)).unwrap();
     wait_until("the midst of the storm", WAVE, || {
         let (under_way, over) = storm.provider.under_way();
-        (under_way >= 100 && over >= enough).then_some(())
+        (under_way >= 100 && over >= enough && storm.provider.peak() >= GATHERED).then_some(())
     })
     .unwrap();
-    told_at("the daemon is killed");
+    let (under_way, over) = storm.provider.under_way();
+    told_at(&format!(
+        "{under_way} under way, {over} over, and the daemon is killed"
+    ));
     store.kills(&mut storm, &mut random).unwrap();
     storm.said("over", 1).unwrap();
     storm.calms().unwrap();

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::Storm;
 use super::notes::{Bill, End, Note, Told, notes, recorded};
-use super::plan::{Account, Call};
+use super::plan::{Account, Call, GATHERED};
 use super::store::Cut;
 
 /// What is wrong, a line each.
@@ -297,6 +297,6 @@ pub(super) fn compare(
     ] {
         faults.unless(of(kind) >= least, || format!("no storm: {kind}"));
     }
-    faults.unless(peak >= 100, || format!("no storm: {peak} at once"));
+    faults.unless(peak >= GATHERED, || format!("no storm: {peak} at once"));
     Ok(())
 }

@@ -5,8 +5,11 @@ use serde_json::{Value, json};
 
 use super::terms::{AGENTS, ANTHROPIC, LEVELS, MODELS, MOST, Model, TENANTS, agent, tenant};
 
-/// How many calls each makes at once, beside a small one, which is over before anything happens to it.
-const AT_ONCE: usize = 15;
+/// How many calls each makes at once in each wave, beside a small one, which is over before anything happens to it.
+const AT_ONCE: [usize; 3] = [28, 15, 0];
+
+/// How many are under way at once in the first wave before any of them goes on, however busy a machine is.
+pub(crate) const GATHERED: usize = 300;
 
 /// How many tokens the guard may take a text for beyond a token for each byte.
 const AROUND: u64 = 4096;
@@ -61,6 +64,8 @@ pub(crate) struct Call {
     at: u64,
     /// Behind how many words its provider tells that it has written them.
     tell: Option<u64>,
+    /// How many like it are under way before its provider writes.
+    gather: usize,
     leave: Option<u64>,
     padding: usize,
 }
@@ -98,8 +103,12 @@ impl Call {
         };
         let per = random.within(16, 64);
         let events = words / per + 1;
-        // Up to 120 tokens a second, and some seconds long.
-        let takes = random.within(2_000, 6_000).max(words * 1_000 / 120);
+        // Up to 120 tokens a second, and some seconds long: those that are together longer.
+        let takes = match wave {
+            0 => random.within(4_000, 12_000),
+            _ => random.within(2_000, 6_000),
+        };
+        let takes = takes.max(words * 1_000 / 120);
         let at = random.within(0, events);
         let fate = match random.within(0, 100) {
             0..6 => Fate::Silent,
@@ -123,6 +132,7 @@ impl Call {
             fate,
             at,
             tell: None,
+            gather: if wave == 0 { GATHERED } else { 0 },
             leave,
             padding: usize::try_from(random.within(0, 3_000)).unwrap(),
         }
@@ -143,6 +153,7 @@ impl Call {
             fate: Fate::Done,
             at: 0,
             tell: None,
+            gather: 0,
             leave: None,
             padding: 0,
         }
@@ -181,7 +192,7 @@ impl Call {
         };
         let mut prompt = json!({
             "call": self.number, "words": self.words, "hidden": self.hidden, "per": self.per, "pace": self.pace,
-            "fate": fate, "at": self.at, "input": self.padding / 4 + 50,
+            "fate": fate, "at": self.at, "input": self.padding / 4 + 50, "gather": self.gather,
         });
         if let Some(tell) = self.tell {
             prompt["tell"] = json!(tell);
@@ -246,10 +257,9 @@ impl Call {
 /// Two storms with small calls in them, and small calls behind them.
 pub(crate) fn calls(random: &mut Random) -> Vec<Call> {
     let mut calls = Vec::new();
-    for wave in 0..3 {
-        let each = if wave < 2 { 1 + AT_ONCE } else { 1 };
+    for (wave, at_once) in AT_ONCE.into_iter().enumerate() {
         for agent in 0..AGENTS {
-            for which in 0..each {
+            for which in 0..=at_once {
                 let number = u64::try_from(calls.len()).unwrap() + 1;
                 calls.push(match which {
                     0 => Call::small(number, agent, wave),

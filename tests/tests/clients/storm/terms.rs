@@ -114,7 +114,7 @@ pub(crate) const LEVELS: [Level; 8] = [
         name: "calls",
         unit: Unit::Calls,
         per: "label.tenant",
-        limits: [10_000, 250],
+        limits: [10_000, 380],
     },
     Level {
         name: "agent-usd",
@@ -132,7 +132,7 @@ pub(crate) const LEVELS: [Level; 8] = [
         name: "agent-calls",
         unit: Unit::Calls,
         per: "agent",
-        limits: [1_000, 26],
+        limits: [1_000, 39],
     },
     Level {
         name: "model-out",
