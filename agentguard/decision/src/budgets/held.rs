@@ -72,7 +72,7 @@ pub struct Held {
     sure: AtomicU64,
     since: OnceLock<Instant>,
     /// How many when it broke off: what was seen later is of what its provider wrote on.
-    broke_at: OnceLock<u64>,
+    broke_at: OnceLock<(u64, Instant)>,
     /// Whether what was written behind its end could not be looked at.
     unseen: AtomicBool,
     /// Whether nobody will look at what has come.
@@ -281,7 +281,7 @@ impl Held {
 
     /// It broke off: what is seen from now on its provider has written before it noticed.
     pub fn breaks(&self) {
-        self.broke_at.get_or_init(|| self.seen());
+        self.broke_at.get_or_init(|| (self.seen(), Instant::now()));
     }
 
     /// What its provider has written behind its end cannot be looked at: it may be all that it may write.
@@ -302,14 +302,20 @@ impl Held {
             return reserved.max(limit);
         }
         let seen = self.seen();
-        let since = self.since.get().map(Instant::elapsed).unwrap_or_default();
-        // What came within less is no pace.
-        let since = since.max(UNNOTICED).as_millis();
-        let more = (u128::from(seen) * UNNOTICED.as_millis()).div_ceil(since);
-        let more = u64::try_from(more).unwrap_or(u64::MAX);
+        let since = self.since.get().copied().unwrap_or_else(Instant::now);
+        let more = at_pace(seen, since.elapsed(), UNNOTICED);
         // What was seen of that already is in both.
-        let behind = self.broke_at.get().map_or(0, |at| seen.saturating_sub(*at));
-        let more = more.saturating_sub(behind);
+        let more = match self.broke_at.get() {
+            None => more,
+            Some(&(before, broke)) => {
+                let behind = seen.saturating_sub(before);
+                let lasted = broke.saturating_duration_since(since);
+                // No more of it than that pace makes since then: what waited here until then was written before.
+                let came = behind.min(at_pace(before, lasted, broke.elapsed()));
+                let on = at_pace(before, lasted, UNNOTICED).saturating_sub(came);
+                more.saturating_sub(behind).max(on)
+            }
+        };
         // A provider that does not keep to the limit has written what was seen all the same, where that is counted and not
         // estimated, as the bytes of sounds are.
         let surely = self.sure.load(Ordering::Acquire);
@@ -588,6 +594,14 @@ impl Held {
             Vec::new()
         });
     }
+}
+
+/// How many tokens a provider writes in a time that wrote so many in another. What came within less than [`UNNOTICED`] is no
+/// pace.
+fn at_pace(tokens: u64, lasted: Duration, time: Duration) -> u64 {
+    let lasted = lasted.max(UNNOTICED).as_millis();
+    let tokens = (u128::from(tokens) * time.as_millis()).div_ceil(lasted);
+    u64::try_from(tokens).unwrap_or(u64::MAX)
 }
 
 /// Errors with which a provider refuses a call before it is worked on, by their types and codes: those that come with a

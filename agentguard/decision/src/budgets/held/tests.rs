@@ -1,5 +1,6 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Caches, Prices, Served};
 use agentguard_budget::{
@@ -134,6 +135,28 @@ fn what_is_written_on_and_seen_counts_once() {
     // Its provider did not keep to the limit; what is estimated only says nothing of that.
     assert_eq!(writes(true, 300, 900), 1000);
     assert_eq!(writes(false, 300, 900), 300);
+}
+
+/// What waited here until its client went away was written before, and says nothing of what is written on.
+#[test]
+fn what_waited_here_is_not_what_a_provider_writes_behind_the_end() {
+    let mut held = held(0);
+    held.estimate = Some(Estimate {
+        input: 0,
+        output: 10_000,
+        answers: 1,
+        visible: true,
+        hidden: false,
+        counted: false,
+    });
+    let began = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
+    held.since.set(began).unwrap();
+    held.saw(150, 150);
+    held.breaks();
+    held.saw(250, 250);
+    // 30 in a second, of which nothing can have come yet.
+    let written = held.may_have_written();
+    assert!((276..=280).contains(&written), "{written}");
 }
 
 /// What a call of tokens tells that may write so many, has reserved this, and comes to this end.
