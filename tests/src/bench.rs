@@ -5,12 +5,14 @@
 
 mod gate;
 mod inspection;
+mod proxy;
 mod run;
 mod simulate;
 mod sse;
 
 pub use gate::gate;
 pub use inspection::inspection;
+pub use proxy::{Fresh, fresh, proxy};
 pub use run::run;
 pub use simulate::simulate;
 pub use sse::sse;

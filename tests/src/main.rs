@@ -30,6 +30,11 @@ enum Task {
     BenchInspection,
     /// Print samples of what the events of a stream take through inspection, and through HAProxy
     BenchSse,
+    /// Print samples of what inspected and spliced connections cost, and what they cost through other proxies
+    BenchProxy,
+    /// Send requests, each on a connection of its own
+    #[command(hide = true)]
+    BenchFresh(bench::Fresh),
     /// Print samples of what starts cost: of commands, and of another worker
     BenchRun,
     /// Print samples of what the gate costs
@@ -52,6 +57,8 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::BenchInspection => bench::inspection(),
         Task::BenchSse => bench::sse(),
+        Task::BenchProxy => bench::proxy(),
+        Task::BenchFresh(asked) => bench::fresh(&asked),
         Task::BenchRun => bench::run(),
         Task::BenchGate { crowd } => bench::gate(&crowd),
         Task::BenchSimulate { fill } => bench::simulate(&fill),

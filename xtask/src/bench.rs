@@ -36,6 +36,10 @@ const GROUPS: &[Group] = &[
         measure: protocol,
     },
     Group {
+        name: "proxy",
+        measure: proxy,
+    },
+    Group {
         name: "run",
         measure: run_a_command,
     },
@@ -115,6 +119,12 @@ pub(crate) fn run(workspace: &Workspace, group: Option<&str>) -> Result<()> {
 fn inspection(workspace: &Workspace) -> Result<Vec<Line>> {
     let samples = samples(workspace, &["bench-inspection"])?;
     Ok(summed_up(samples, &["unguarded"]))
+}
+
+/// What connections through the proxy cost, beside other proxies that carry the same.
+fn proxy(workspace: &Workspace) -> Result<Vec<Line>> {
+    let samples = samples(workspace, &["bench-proxy"])?;
+    Ok(summed_up(samples, &["haproxy", "haproxy_tcp"]))
 }
 
 /// The start of a command, beside the same without the guard; and that of another worker.

@@ -38,7 +38,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 23] = [
+const TEST_PROGRAMS: [(&str, &str); 25] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
@@ -61,6 +61,8 @@ const TEST_PROGRAMS: [(&str, &str); 23] = [
     ("javac", "default-jdk-headless"),
     ("promtool", "prometheus"),
     ("haproxy", "haproxy"),
+    ("nginx", "nginx-light"),
+    ("h2load", "nghttp2-client"),
     ("redis-server", "redis-server"),
 ];
 
@@ -369,7 +371,8 @@ mod tests {
         let all = names(&facts, true);
         assert!(
             all[0].ends_with(
-                "npm python3 default-jdk-headless prometheus haproxy redis-server chromium \
+                "npm python3 default-jdk-headless prometheus haproxy nginx-light \
+                 nghttp2-client redis-server chromium \
                  python3-venv"
             ),
             "{all:?}"

@@ -1,0 +1,332 @@
+//! What inspected and spliced connections cost, beside proxies that others would pick: the same load through each, in
+//! turns.
+//!
+//! The primary figure is the processor's time that a subject takes for a request, since client, subject and origin share
+//! the processors; how many a second it carries is beside it.
+
+mod fresh;
+mod load;
+mod peers;
+
+use std::cell::Cell;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::sample;
+use crate::{Guard, Origin, World, address};
+use load::{Load, Measured};
+use peers::{Peer, Peers};
+
+pub use fresh::{Fresh, fresh};
+
+/// The sites of the origin: what is inspected, and what is not.
+const SITE: &str = "bench.example.com";
+const RAW: &str = "raw.example.com";
+
+/// As many rules as a small policy has. What is asked for is allowed by the last two.
+const RULES: &str = "
+rules:
+  - { id: one, match: { host: [one.example.com], method: [GET] }, action: allow }
+  - { id: two, match: { host: [two.example.com], method: [GET, POST] }, action: allow }
+  - { id: three, match: { host: ['*.three.example.com'] }, action: allow }
+  - { id: four, match: { host: [four.example.com], path: ['/v1/**'] }, action: deny, reason: No. }
+  - { id: five, match: { cidr: [198.51.100.0/24] }, action: deny, reason: No. }
+  - { id: six, match: { host: [six.example.com], port: [8443] }, action: allow }
+  - { id: seven, match: { host: ['*.seven.example.com'] }, action: deny, reason: No. }
+  - { id: eight, match: { host: [bench.example.com], path: ['/private/**'] }, action: deny, reason: No. }
+  - { id: raw, match: { host: [raw.example.com], port: [443] }, action: allow }
+  - id: ten
+    match: { host: [bench.example.com], port: [443], method: [GET] }
+    action: allow
+    handling: inspect
+";
+
+/// Each run is of an agent of its own: each has a share of the record, 5,000 decisions at once, which no run is to use up.
+const AGENTS: usize = 100;
+
+fn policy() -> String {
+    let agents = (0..AGENTS).map(|number| format!("  - {{ name: agent-{number} }}\n"));
+    let agents: String = agents.collect();
+    format!("version: 1\nagents:\n{agents}{RULES}")
+}
+
+/// How often each is measured, each subject taking its turn at being first.
+const ROUNDS: usize = 7;
+
+/// How long one client may take.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Through whom a load goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Subject {
+    /// Nobody: what client and origin can do.
+    Unguarded,
+    Guard,
+    Peer(Peer),
+}
+
+impl Subject {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Unguarded => "unguarded",
+            Self::Guard => "agentguard",
+            Self::Peer(peer) => peer.name(),
+        }
+    }
+}
+
+/// What is measured of whom.
+struct Case {
+    name: &'static str,
+    site: &'static str,
+    load: Load,
+    subjects: &'static [Subject],
+}
+
+/// All that end TLS on both sides.
+const INSPECTING: &[Subject] = &[
+    Subject::Unguarded,
+    Subject::Guard,
+    Subject::Peer(Peer::Haproxy),
+    Subject::Peer(Peer::Nginx),
+];
+
+/// The same over HTTP/2.
+const INSPECTING_HTTP2: &[Subject] = &[
+    Subject::Unguarded,
+    Subject::Guard,
+    Subject::Peer(Peer::HaproxyHttp2),
+    Subject::Peer(Peer::Nginx),
+];
+
+/// All that carry bytes.
+const SPLICING: &[Subject] = &[
+    Subject::Unguarded,
+    Subject::Guard,
+    Subject::Peer(Peer::HaproxyTcp),
+];
+
+const CASES: &[Case] = &[
+    Case {
+        name: "inspect-h1",
+        site: SITE,
+        load: Load::requests("/1k", 4_500).connections(32),
+        subjects: INSPECTING,
+    },
+    Case {
+        name: "inspect-h2",
+        site: SITE,
+        load: Load::requests("/1k", 4_500).connections(32).http2(),
+        subjects: INSPECTING_HTTP2,
+    },
+    Case {
+        name: "inspect-new",
+        site: SITE,
+        load: Load::requests("/1k", 2_000).connections(32).fresh(),
+        subjects: INSPECTING,
+    },
+    Case {
+        name: "latency",
+        site: SITE,
+        load: Load::requests("/1k", 3_000).connections(1).each_second(300),
+        subjects: INSPECTING,
+    },
+    Case {
+        name: "inspect-100k",
+        site: SITE,
+        load: Load::requests("/100k", 2_000).connections(32),
+        subjects: INSPECTING,
+    },
+    Case {
+        name: "splice",
+        site: RAW,
+        load: Load::requests("/100m", 20).connections(1),
+        subjects: SPLICING,
+    },
+];
+
+/// Measures, and prints each sample.
+///
+/// # Errors
+/// A client failed, a peer, or the guard.
+pub fn proxy() -> Result<()> {
+    let world = World::new("bench")
+        .origin(
+            Origin::at(&address::origin(0x10))
+                .leave(443)
+                .site(SITE)
+                .site(RAW),
+        )
+        .start()?;
+    let peers = Peers::start(&world)?;
+    let measured = measure(&world, &peers);
+    peers.stop()?;
+    measured
+}
+
+fn measure(world: &World, peers: &Peers) -> Result<()> {
+    let upstreams = json!([{ "host": [SITE], "ca": world.ca_file() }]);
+    let guard = world
+        .guard()
+        .policy(&policy())
+        .setting("upstreams", upstreams);
+    let bench = Bench {
+        world,
+        peers,
+        guard: guard.start()?,
+        runs: Cell::new(0),
+    };
+    bench.memory("idle")?;
+    for case in CASES {
+        bench.case(case)?;
+    }
+    bench.memory("loaded")
+}
+
+struct Bench<'w> {
+    world: &'w World,
+    peers: &'w Peers,
+    guard: Guard<'w>,
+    /// How many runs went through the guard.
+    runs: Cell<usize>,
+}
+
+impl Bench<'_> {
+    fn case(&self, case: &Case) -> Result<()> {
+        // The first requests of each fill what is kept for later ones.
+        for subject in case.subjects {
+            self.run(case, *subject, &case.load.short())?;
+        }
+        let mut subjects = case.subjects.to_vec();
+        for _ in 0..ROUNDS {
+            subjects.rotate_left(1);
+            let mut direct = None;
+            let mut figures = Vec::new();
+            for subject in &subjects {
+                let (measured, cpu) = self.run(case, *subject, &case.load)?;
+                if *subject == Subject::Unguarded {
+                    direct = Some(measured);
+                }
+                figures.push((*subject, measured, cpu));
+            }
+            let direct = direct.context("nothing went directly")?;
+            for (subject, measured, cpu) in figures {
+                self.tell(case, subject, (measured, cpu), direct);
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::unused_self, reason = "as the others")]
+    fn tell(
+        &self,
+        case: &Case,
+        subject: Subject,
+        (measured, cpu): (Measured, Option<Duration>),
+        direct: Measured,
+    ) {
+        let told = |metric, unit, value| sample(case.name, subject.name(), metric, unit, value);
+        told("requests_per_s", "1/s", measured.requests_per_second);
+        told("latency_p50", "us", measured.p50);
+        told("latency_p99", "us", measured.p99);
+        if let Some(resumed) = measured.resumed {
+            told("resumed", "percent", resumed);
+        }
+        if measured.bytes > 1 << 20 {
+            let rate = measured.bytes_per_second / f64::from(1 << 20);
+            told("throughput", "mib_per_s", rate);
+        }
+        if let Some(cpu) = cpu {
+            let micros = cpu.as_secs_f64() * 1e6;
+            told("cpu_per_request", "us", micros / measured.requests);
+            if measured.bytes > 1 << 20 {
+                let gigabytes = measured.bytes as f64 * measured.requests / 1e9;
+                told("cpu_per_gb", "ms", micros / 1e3 / gigabytes);
+            }
+            told("latency_p50_added", "us", measured.p50 - direct.p50);
+            told("latency_p99_added", "us", measured.p99 - direct.p99);
+        }
+    }
+
+    /// Sends a load through a subject: what its client saw, and how much of the processors the subject took.
+    fn run(
+        &self,
+        case: &Case,
+        subject: Subject,
+        load: &Load,
+    ) -> Result<(Measured, Option<Duration>)> {
+        let pids = match subject {
+            Subject::Unguarded => Vec::new(),
+            Subject::Guard => self.guard_pids()?,
+            Subject::Peer(peer) => self.peers.pids(peer)?,
+        };
+        let log = self.world.directory().join("load.log");
+        let to = match subject {
+            Subject::Peer(peer) => Some(peer.address()),
+            Subject::Unguarded | Subject::Guard => None,
+        };
+        // What runs under the guard is told whom to trust.
+        let ca = (subject != Subject::Guard).then(|| self.world.ca_file());
+        let words = load.words(case.site, (to, ca), &log)?;
+        let call = match subject {
+            Subject::Guard => {
+                let agent = format!("agent-{}", self.runs.replace(self.runs.get() + 1));
+                let run = ["run", "--agent", &agent, "--"];
+                self.guard.cli().args(run).args(words)
+            }
+            Subject::Unguarded | Subject::Peer(_) => {
+                let (program, arguments) = words.split_first().context("no program")?;
+                self.world.host().command(program).args(arguments)
+            }
+        };
+        let before = cpu(&pids)?;
+        let output = call.limit(LIMIT).run()?.success()?;
+        let took = cpu(&pids)?.saturating_sub(before);
+        let measured = load
+            .measured(&output.stdout, &log)
+            .with_context(|| format!("{} through {}", case.name, subject.name()))?;
+        Ok((measured, (!pids.is_empty()).then_some(took)))
+    }
+
+    /// The processes of the guard: the keeper and its worker.
+    fn guard_pids(&self) -> Result<Vec<u32>> {
+        let status = self.guard.cli().args(["status", "-o", "json"]).run()?;
+        let status: Value = serde_json::from_str(&status.success()?.stdout)?;
+        let worker = status.get("worker_pid").and_then(Value::as_u64);
+        let worker = u32::try_from(worker.context("no worker")?)?;
+        Ok(vec![self.guard.id()?, worker])
+    }
+
+    /// What the guard's processes hold in memory.
+    fn memory(&self, case: &str) -> Result<()> {
+        let mut resident = 0.0;
+        for pid in self.guard_pids()? {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let value = status.lines().find_map(|line| {
+                let value = line.strip_prefix("VmRSS:")?;
+                value.trim().strip_suffix(" kB")?.parse::<f64>().ok()
+            });
+            resident += value.context("no VmRSS")?;
+        }
+        sample(case, "agentguard", "resident", "kib", resident);
+        Ok(())
+    }
+}
+
+/// The processor's time that the threads of these have taken (`schedstats` of the kernel's documentation: the first
+/// field, in nanoseconds). None of them ends meanwhile.
+fn cpu(pids: &[u32]) -> Result<Duration> {
+    let mut nanos = 0;
+    for pid in pids {
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let path = task?.path().join("schedstat");
+            let stat = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let ran = stat.split_whitespace().next().context("no time")?;
+            nanos += ran.parse::<u64>()?;
+        }
+    }
+    Ok(Duration::from_nanos(nanos))
+}

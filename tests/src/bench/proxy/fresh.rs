@@ -1,0 +1,142 @@
+//! A client that opens a connection for each request, with TLS that goes on from an earlier one (RFC 8446, 2.2).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, HandshakeKind, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, lookup_host};
+use tokio_rustls::TlsConnector;
+
+/// What it asks for.
+#[derive(Clone, Debug, Args)]
+pub struct Fresh {
+    /// The site
+    site: String,
+    /// The path there
+    path: String,
+    /// How many requests
+    requests: usize,
+    /// How many at once
+    at_once: usize,
+    /// Whom it trusts; what the variable `SSL_CERT_FILE` names if absent
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// Where it connects to; where the site's name leads if absent
+    #[arg(long)]
+    to: Option<SocketAddr>,
+}
+
+/// Sends the requests, and prints how long they took.
+///
+/// # Errors
+/// One was not answered with 200.
+pub fn fresh(asked: &Fresh) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(send(asked))
+}
+
+async fn send(asked: &Fresh) -> Result<()> {
+    let mut roots = RootCertStore::empty();
+    let named = || std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let ca = asked.ca.clone().or_else(named);
+    let ca = ca.context("nobody says whom to trust")?;
+    for certificate in CertificateDer::pem_file_iter(ca)? {
+        roots.add(certificate?)?;
+    }
+    let config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let to = match asked.to {
+        Some(to) => to,
+        None => {
+            let mut found = lookup_host((asked.site.as_str(), 443)).await?;
+            found.find(SocketAddr::is_ipv4).context("no address")?
+        }
+    };
+    let client = Arc::new(Client {
+        connector: TlsConnector::from(Arc::new(config)),
+        name: ServerName::try_from(asked.site.clone())?,
+        to,
+        request: format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            asked.path, asked.site
+        ),
+        left: AtomicUsize::new(asked.requests),
+        resumed: AtomicUsize::new(0),
+    });
+    let began = Instant::now();
+    let several = (0..asked.at_once).map(|_| tokio::spawn(Arc::clone(&client).go()));
+    let several: Vec<_> = several.collect();
+    let mut times = Vec::with_capacity(asked.requests);
+    for one in several {
+        times.extend(one.await??);
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    let part = |part: usize| times.get(times.len() * part / 100);
+    println!(
+        "{}",
+        json!({
+            "requests": times.len(),
+            "resumed": client.resumed.load(Ordering::Relaxed),
+            "seconds": seconds,
+            "p50": part(50),
+            "p99": part(99),
+        })
+    );
+    Ok(())
+}
+
+struct Client {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+    to: SocketAddr,
+    request: String,
+    left: AtomicUsize,
+    resumed: AtomicUsize,
+}
+
+impl Client {
+    /// One request after the other, while there are any: how many microseconds each took.
+    async fn go(self: Arc<Self>) -> Result<Vec<f64>> {
+        let mut times = Vec::new();
+        let next = |left: usize| left.checked_sub(1);
+        while self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+            .is_ok()
+        {
+            let began = Instant::now();
+            self.ask().await?;
+            times.push(began.elapsed().as_secs_f64() * 1e6);
+        }
+        Ok(times)
+    }
+
+    async fn ask(&self) -> Result<()> {
+        let stream = TcpStream::connect(self.to).await?;
+        stream.set_nodelay(true)?;
+        let mut stream = self.connector.connect(self.name.clone(), stream).await?;
+        let kind = stream.get_ref().1.handshake_kind();
+        if kind == Some(HandshakeKind::Resumed) {
+            self.resumed.fetch_add(1, Ordering::Relaxed);
+        }
+        stream.write_all(self.request.as_bytes()).await?;
+        let mut answer = Vec::with_capacity(2_048);
+        stream.read_to_end(&mut answer).await?;
+        let head = String::from_utf8_lossy(answer.get(..64).unwrap_or(&answer)).into_owned();
+        ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! The client: `h2load`, which carries the same load over HTTP/1.1 and HTTP/2; or our own, where each request has a
+//! connection for itself.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+/// Requests that are sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    path: &'static str,
+    requests: usize,
+    connections: usize,
+    http2: bool,
+    /// Whether each has a connection for itself.
+    fresh: bool,
+    /// How many in a second on each connection; none: as many as go.
+    each_second: Option<usize>,
+}
+
+/// What a client saw.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Measured {
+    pub(super) requests: f64,
+    pub(super) requests_per_second: f64,
+    pub(super) bytes_per_second: f64,
+    /// Of each answer.
+    pub(super) bytes: u64,
+    /// Microseconds from a request to the end of its answer.
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    /// Of how many connections in a hundred TLS went on from an earlier one, where each request has one.
+    pub(super) resumed: Option<f64>,
+}
+
+impl Load {
+    pub(super) const fn requests(path: &'static str, requests: usize) -> Self {
+        Self {
+            path,
+            requests,
+            connections: 1,
+            http2: false,
+            fresh: false,
+            each_second: None,
+        }
+    }
+
+    pub(super) const fn connections(self, connections: usize) -> Self {
+        Self {
+            connections,
+            ..self
+        }
+    }
+
+    pub(super) const fn http2(self) -> Self {
+        Self {
+            http2: true,
+            ..self
+        }
+    }
+
+    pub(super) const fn fresh(self) -> Self {
+        Self {
+            fresh: true,
+            ..self
+        }
+    }
+
+    pub(super) const fn each_second(self, each_second: usize) -> Self {
+        Self {
+            each_second: Some(each_second),
+            ..self
+        }
+    }
+
+    /// A tenth of it.
+    pub(super) const fn short(self) -> Self {
+        let least = match self.connections {
+            0 => 1,
+            connections => connections,
+        };
+        let requests = match self.requests / 10 {
+            few if few < least => least,
+            few => few,
+        };
+        Self { requests, ..self }
+    }
+
+    /// The client's command line. `to`: where it connects to in the place of the site. `ca`: whom it trusts, where it
+    /// verifies; none where its environment says so.
+    pub(super) fn words(
+        &self,
+        site: &str,
+        (to, ca): (Option<&str>, Option<&Path>),
+        log: &Path,
+    ) -> Result<Vec<String>> {
+        if self.fresh {
+            return self.fresh_words(site, (to, ca));
+        }
+        let mut words = vec!["h2load".to_owned(), "-t1".to_owned()];
+        words.push(format!("-n{}", self.requests));
+        words.push(format!("-c{}", self.connections));
+        words.push(format!("--log-file={}", log.display()));
+        if !self.http2 {
+            words.push("--h1".to_owned());
+        }
+        if let Some(each_second) = self.each_second {
+            words.push(format!("--rps={each_second}"));
+        }
+        if let Some(to) = to {
+            words.push(format!("--connect-to={to}"));
+        }
+        words.push(format!("https://{site}{}", self.path));
+        Ok(words)
+    }
+
+    fn fresh_words(
+        &self,
+        site: &str,
+        (to, ca): (Option<&str>, Option<&Path>),
+    ) -> Result<Vec<String>> {
+        let own = std::env::current_exe()?.display().to_string();
+        let mut words = [&own, "bench-fresh", site, self.path]
+            .map(str::to_owned)
+            .to_vec();
+        words.extend([self.requests.to_string(), self.connections.to_string()]);
+        if let Some(ca) = ca {
+            words.extend(["--ca".to_owned(), ca.display().to_string()]);
+        }
+        if let Some(to) = to {
+            words.extend(["--to".to_owned(), to.to_owned()]);
+        }
+        Ok(words)
+    }
+
+    /// What the client printed, and wrote of each request.
+    pub(super) fn measured(&self, printed: &str, log: &Path) -> Result<Measured> {
+        if self.fresh {
+            return self.fresh_measured(printed);
+        }
+        let requests = self.requests;
+        let all = format!("{requests} succeeded, 0 failed, 0 errored, 0 timeout");
+        ensure!(printed.contains(&all), "not all were answered: {printed}");
+        let status = format!("status codes: {requests} 2xx");
+        ensure!(printed.contains(&status), "not all went well: {printed}");
+        let text = fs::read_to_string(log).context("no log of the client's")?;
+        fs::remove_file(log)?;
+        let mut times = Vec::with_capacity(requests);
+        let (mut first, mut last) = (f64::MAX, 0.0_f64);
+        for line in text.lines() {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let [begin, _, took, ..] = fields.as_slice() else {
+                anyhow::bail!("a line of the client's: {line}");
+            };
+            let (begin, took) = (begin.parse::<f64>()?, took.parse::<f64>()?);
+            first = first.min(begin);
+            last = last.max(begin + took);
+            times.push(took);
+        }
+        ensure!(times.len() == requests, "{} answers", times.len());
+        times.sort_by(f64::total_cmp);
+        let part = |part: usize| times.get(times.len() * part / 100).copied();
+        let seconds = (last - first) / 1e6;
+        let bytes = size(self.path)?;
+        Ok(Measured {
+            requests: requests as f64,
+            requests_per_second: requests as f64 / seconds,
+            bytes_per_second: (bytes * requests as u64) as f64 / seconds,
+            bytes,
+            p50: part(50).context("no times")?,
+            p99: part(99).context("no times")?,
+            resumed: None,
+        })
+    }
+}
+
+impl Load {
+    fn fresh_measured(&self, printed: &str) -> Result<Measured> {
+        let told: Value = serde_json::from_str(printed.trim())?;
+        let figure = |name: &str| {
+            let figure = told.get(name).and_then(Value::as_f64);
+            figure.with_context(|| format!("no `{name}` in {told}"))
+        };
+        let requests = figure("requests")?;
+        ensure!(requests == self.requests as f64, "not all: {told}");
+        let (seconds, bytes) = (figure("seconds")?, size(self.path)?);
+        Ok(Measured {
+            requests,
+            requests_per_second: requests / seconds,
+            bytes_per_second: bytes as f64 * requests / seconds,
+            bytes,
+            p50: figure("p50")?,
+            p99: figure("p99")?,
+            resumed: Some(100.0 * figure("resumed")? / requests),
+        })
+    }
+}
+
+/// How many bytes are at a path of the origin's.
+pub(super) fn size(path: &str) -> Result<u64> {
+    let name = path.trim_start_matches('/');
+    let (number, unit) = name.split_at(name.len().saturating_sub(1));
+    let unit = match unit {
+        "k" => 1_000,
+        "m" => 1_000_000,
+        other => anyhow::bail!("no size: {other}"),
+    };
+    Ok(number.parse::<u64>()? * unit)
+}

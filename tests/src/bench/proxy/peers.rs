@@ -1,0 +1,231 @@
+//! The origin and what carries connections to it beside the guard: all in the world, from the distribution's packages.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+
+use super::load::size;
+use super::{RAW, SITE};
+use crate::namespace::Namespace;
+use crate::{Process, World, address, wait_until};
+
+/// How long one may take to start or to end.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What the origin has.
+const PATHS: [&str; 3] = ["/1k", "/100k", "/100m"];
+
+/// What carries the same load.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Peer {
+    /// HAProxy that ends TLS on both sides, HTTP/1.1 to the origin.
+    Haproxy,
+    /// The same, HTTP/2 to the origin.
+    HaproxyHttp2,
+    /// HAProxy that carries TCP.
+    HaproxyTcp,
+    /// nginx that ends TLS on both sides, HTTP/1.1 to the origin: it knows no other.
+    Nginx,
+}
+
+impl Peer {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Haproxy | Self::HaproxyHttp2 => "haproxy",
+            Self::HaproxyTcp => "haproxy_tcp",
+            Self::Nginx => "nginx",
+        }
+    }
+
+    /// Where it listens, on the host's loopback.
+    pub(super) const fn address(self) -> &'static str {
+        match self {
+            Self::Haproxy => "127.0.0.1:8443",
+            Self::HaproxyTcp => "127.0.0.1:8444",
+            Self::Nginx => "127.0.0.1:8445",
+            Self::HaproxyHttp2 => "127.0.0.1:8446",
+        }
+    }
+}
+
+/// All of them, and the origin.
+pub(super) struct Peers {
+    origin: Process,
+    haproxy: Process,
+    nginx: Process,
+}
+
+impl Peers {
+    pub(super) fn start(world: &World) -> Result<Self> {
+        let directory = world.directory();
+        let (certificate, key) = world.ca().certify_pem(&[SITE, RAW].map(str::to_owned))?;
+        let chain = directory.join("chain.pem");
+        fs::write(&chain, certificate + &key)?;
+        let site = directory.join("site");
+        fs::create_dir(&site)?;
+        for path in PATHS {
+            let bytes = vec![b'x'; usize::try_from(size(path)?)?];
+            fs::write(site.join(path.trim_start_matches('/')), bytes)?;
+        }
+        let [ip, _] = address::origin(0x10).map(|ip| ip.to_string());
+        let (chain, ca) = (chain.display().to_string(), world.ca_file().display());
+        let serves = format!(
+            "server {{
+        listen {ip}:443 ssl http2 backlog=4096;
+        ssl_certificate {chain};
+        ssl_certificate_key {chain};
+        root {};
+    }}",
+            site.display()
+        );
+        let carries = format!(
+            "upstream origin {{ server {ip}:443; keepalive 64; keepalive_requests 1000000; }}
+    server {{
+        listen 127.0.0.1:8445 ssl http2 backlog=4096;
+        ssl_certificate {chain};
+        ssl_certificate_key {chain};
+        location / {{
+            proxy_pass https://origin;
+            proxy_http_version 1.1;
+            proxy_set_header Connection \"\";
+            proxy_set_header Host {SITE};
+            proxy_ssl_server_name on;
+            proxy_ssl_name {SITE};
+            proxy_ssl_verify on;
+            proxy_ssl_trusted_certificate {ca};
+        }}
+    }}"
+        );
+        let verified =
+            format!("ssl verify required ca-file {ca} sni str({SITE}) verifyhost {SITE}");
+        let haproxy = format!(
+            "global
+    maxconn 4000
+    nbthread 2
+defaults
+    timeout connect 10s
+    timeout client 60s
+    timeout server 60s
+frontend http1
+    mode http
+    bind 127.0.0.1:8443 ssl crt {chain} alpn http/1.1
+    default_backend http1
+backend http1
+    mode http
+    http-reuse always
+    server origin {ip}:443 {verified} alpn http/1.1
+frontend http2
+    mode http
+    bind 127.0.0.1:8446 ssl crt {chain} alpn h2
+    default_backend http2
+backend http2
+    mode http
+    http-reuse always
+    server origin {ip}:443 {verified} alpn h2
+frontend streams
+    mode tcp
+    bind 127.0.0.1:8444
+    default_backend raw
+backend raw
+    mode tcp
+    server origin {ip}:443
+"
+        );
+        let file = directory.join("haproxy.cfg");
+        fs::write(&file, haproxy)?;
+        let words = [Path::new("-db"), Path::new("-f"), &file];
+        let host = world.host();
+        Ok(Self {
+            origin: nginx(world.internet(), directory, "origin", &serves, &ip, 443)?,
+            haproxy: started(
+                host.command("haproxy").args(words).spawn()?,
+                host,
+                "127.0.0.1",
+                8443,
+            )?,
+            nginx: nginx(host, directory, "nginx", &carries, "127.0.0.1", 8445)?,
+        })
+    }
+
+    /// The processes that carry a peer's connections.
+    pub(super) fn pids(&self, peer: Peer) -> Result<Vec<u32>> {
+        let (process, workers) = match peer {
+            Peer::Haproxy | Peer::HaproxyHttp2 | Peer::HaproxyTcp => (&self.haproxy, false),
+            Peer::Nginx => (&self.nginx, true),
+        };
+        let pid = process.id();
+        if !workers {
+            return Ok(vec![pid]);
+        }
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let pids = children.split_whitespace().map(str::parse::<u32>);
+        Ok(pids.collect::<Result<_, _>>()?)
+    }
+
+    pub(super) fn stop(self) -> Result<()> {
+        for mut process in [self.origin, self.haproxy, self.nginx] {
+            process.signal(Signal::TERM)?;
+            process.wait(LIMIT)?;
+        }
+        Ok(())
+    }
+}
+
+/// An nginx with this of HTTP.
+fn nginx(
+    namespace: &Namespace,
+    directory: &Path,
+    name: &str,
+    http: &str,
+    ip: &str,
+    port: u16,
+) -> Result<Process> {
+    let of = |what: &str| {
+        directory
+            .join(format!("{name}.{what}"))
+            .display()
+            .to_string()
+    };
+    let (pid, file) = (of("pid"), of("conf"));
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary = temporary.map(|kind| format!("{kind}_temp_path {};\n    ", of(kind)));
+    let configuration = format!(
+        "daemon off;
+user root;
+worker_processes 2;
+pid {pid};
+error_log stderr crit;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nodelay on;
+    keepalive_requests 100000000;
+    keepalive_timeout 300s;
+    http2_max_concurrent_streams 256;
+    {}{http}
+}}
+",
+        temporary.concat()
+    );
+    fs::write(&file, configuration)?;
+    let process = namespace.command("nginx").args(["-c", &file]).spawn()?;
+    started(process, namespace, ip, port)
+}
+
+/// The same once it listens.
+fn started(mut process: Process, namespace: &Namespace, ip: &str, port: u16) -> Result<Process> {
+    let listens = || {
+        let ended = process.ended().ok().flatten();
+        let connect = || TcpStream::connect((ip, port));
+        let reached = namespace.enter(connect).is_ok_and(|it| it.is_ok());
+        (reached || ended.is_some()).then_some(reached)
+    };
+    let listens = wait_until("a peer", LIMIT, listens).context("it does not listen")?;
+    ensure!(listens, "{}", process.stderr());
+    Ok(process)
+}
