@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{agent, world};
 
+mod managed;
 mod waiting;
 
 /// How long something may take that has to happen.

@@ -127,7 +127,7 @@ const BOOTS: [Boot; 5] = [
         parts: &[
             (GATE, &[]),
             (RUN, &[]),
-            (PATH, &[TOLERANCE, UPGRADE, RESOURCES, WAITING]),
+            (PATH, &[TOLERANCE, UPGRADE, RESOURCES, WAITING, MANAGED]),
         ],
         ..WITH_BPF
     },
@@ -166,13 +166,16 @@ const PATH: &str = "path";
 /// Of the path what leans on the kernel most, sockets that are found, ended and taken over: each daemon's
 /// gate is verified anew, so the two kernels share them. Limits of resources are tried on both, which count
 /// differently, and on no host that has the controllers in version 1.
-const WHOLE: [&str; 6] = [ADOPTION, TOLERANCE, QUARANTINE, UPGRADE, RESOURCES, WAITING];
+const WHOLE: [&str; 7] = [
+    ADOPTION, TOLERANCE, QUARANTINE, UPGRADE, RESOURCES, WAITING, MANAGED,
+];
 const ADOPTION: &str = "adoption::a_container_that_runs_";
 const TOLERANCE: &str = "tolerated::connections_";
 const UPGRADE: &str = "upgrade::an_upgrade_";
 const QUARANTINE: &str = "quarantine::a_quarantine_holds_";
 const RESOURCES: &str = "resources::limits_hold_";
 const WAITING: &str = "resources::waiting::who_is_slowed_";
+const MANAGED: &str = "resources::managed::under_a_";
 
 impl Boot {
     /// How a kernel of this series is started.

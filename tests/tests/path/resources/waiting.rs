@@ -75,7 +75,7 @@ fn has_pressure() -> bool {
 }
 
 /// The disk that tests may have.
-fn disk() -> Option<PathBuf> {
+pub(super) fn disk() -> Option<PathBuf> {
     let entries = fs::read_dir("/sys/block").ok()?;
     let is_ours = |path: &Path| {
         let serial = fs::read_to_string(path.join("serial"));
