@@ -369,6 +369,7 @@ rules:
 budgets:
   - { id: all, unit: tokens, limit: 12000, window: lifetime, per: [model] }
   - { id: small, unit: tokens, limit: 3000, window: lifetime, llm: { model: [gpt-4o-mini] } }
+  - { id: tools, unit: tool_calls, limit: 1000, window: day, soft: { at: 90%, forecast: true } }
 ";
 
 /// 5,000 words are 20,000 bytes, and for GPT as many tokens as words: two such prompts fit into what the hosts share, one of
@@ -386,6 +387,15 @@ fn a_long_prompt_is_counted_where_hosts_share_what_it_fits_into() {
     redis.start();
     let hosts = [0, 1].map(|it| host_under(&world, it, COUNTED, &json!({})).unwrap());
     let [here, there] = &hosts;
+    // What is asked for and cannot be had is said.
+    for room in &hosts {
+        let says = || {
+            let log = room.guard.log();
+            log.contains("which a ledger that hosts share does not have: none is made")
+                .then_some(())
+        };
+        wait_until("that there are no forecasts", LATE, says).unwrap();
+    }
     let arrived = || {
         let sites = [OPENAI, ANTHROPIC].map(|site| world.origin(site).unwrap());
         let requests = sites.map(|site| site.log().requests().unwrap().len());

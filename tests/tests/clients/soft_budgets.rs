@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};
 use agentguard_tests::{Origin, Output, World, address, wait_until};
 use anyhow::Result;
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::inspected::inspected;
 use crate::room::{LATE, Room};
 
 const OPENAI: &str = "api.openai.com";
+
+/// A window, and a moment.
+const MINUTE: Duration = Duration::from_secs(70);
 
 fn world(name: &str) -> Result<World> {
     let origin = Origin::at(&address::origin(0x10));
@@ -124,6 +128,52 @@ fn a_soft_limit_is_recorded_told_to_clients_and_slows_calls_down() {
         .iter()
         .filter(|it| it.reason.code == ReasonCode::BudgetSoftLimit);
     assert_eq!(count.count(), 1, "once in a window");
+}
+
+/// It is looked at each minute, and as the daemon starts: what its ledger has kept is enough.
+#[test]
+fn a_budget_that_will_be_spent_before_its_window_ends_is_told_of() {
+    let world = world("budget-foretold").unwrap();
+    let budgets = "
+  - { id: minute, unit: calls, limit: 14, window: minute, per: [agent], soft: { at: 95%, forecast: true } }
+";
+    let mut room = open(&world, budgets).unwrap();
+    let foretold = |decisions: &[Decision]| told(decisions, ReasonCode::BudgetForecast);
+    // All of it is within one window, of which enough is left.
+    let seconds = || Timestamp::now().as_second() % 60;
+    wait_until("a window that has just begun", MINUTE, || {
+        (1..20).contains(&seconds()).then_some(())
+    })
+    .unwrap();
+    let began = Timestamp::now();
+    let first = Instant::now();
+    for second in 1..=8 {
+        let answer = call(&room).unwrap().success().unwrap();
+        assert!(answer.stdout.contains("200"), "{answer}");
+        let due = first + Duration::from_secs(second);
+        let is_due = || (Instant::now() >= due).then_some(());
+        wait_until("the next second", LATE, is_due).unwrap();
+    }
+    assert_eq!(foretold(&room.guard.verdicts().unwrap()), None);
+    room.guard.stop().unwrap();
+    room.guard.start().unwrap();
+    let told = room.guard.wait_verdicts("the forecast", foretold).unwrap();
+    assert_eq!(
+        (
+            told.action.kind,
+            told.verdict,
+            told.matched[0].rule.as_str()
+        ),
+        (ActionKind::Budget, Verdict::Allow, "minute")
+    );
+    let agent = told.agent.as_ref().map(|it| it.name.as_str());
+    assert_eq!(agent, Some("coder"));
+    let message = &told.reason.message;
+    let at = message.split_once("this will be spent at about ");
+    let (at, behind) = at.and_then(|(_, at)| at.split_once(", ")).unwrap();
+    assert!(behind.contains("8 calls of 14 calls"), "{message}");
+    let (at, window) = (at.parse::<Timestamp>().unwrap(), began.as_second() / 60);
+    assert_eq!(at.as_second() / 60, window, "{message}");
 }
 
 #[test]

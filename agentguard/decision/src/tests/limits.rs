@@ -6,7 +6,7 @@ use std::sync::Arc;
 use agentguard_budget::{Asked as Answer, Granted, HoldId, Ledger, More, Refused, Want};
 use agentguard_model::budget::Budget;
 use agentguard_model::{
-    Bytes, Llm, LlmAnswer, LlmOperation, Mode, Outcome, ReasonCode, Tool, ToolAnswer,
+    Bytes, Llm, LlmAnswer, LlmOperation, Mode, Outcome, ReasonCode, Tool, ToolAnswer, ToolResult,
 };
 use http::{HeaderMap, HeaderValue};
 
@@ -317,4 +317,76 @@ async fn a_tool_that_is_polled_makes_progress_while_its_result_changes() {
     // From here on it stands still.
     assert!(poll(9).await && poll(9).await);
     assert!(!poll(9).await);
+}
+
+/// Calls a tool of the planner's, which ends with this error of JSON-RPC or well; whether it went.
+async fn tries(decider: &Decider<Memory>, name: &str, error: Option<i64>) -> Decided {
+    let tool = Tool {
+        server: "planner".to_owned(),
+        name: Some(name.to_owned()),
+        ..Tool::default()
+    };
+    let asked = asked("POST", "/").telling(vec![tool]);
+    let target = target("planner.example.com", 443);
+    let decided = decider.request(&client(1), &target, &[], &asked).await;
+    if decided.allowed {
+        let result = ToolResult {
+            error,
+            ..ToolResult::default()
+        };
+        let outcome = Outcome {
+            bytes: Bytes {
+                sent: 1,
+                received: 1,
+            },
+            messages: None,
+            duration_ms: 1,
+            status: Some(200),
+            llm: None,
+            tool: Some(Box::new(ToolAnswer {
+                results: vec![result],
+                ..ToolAnswer::default()
+            })),
+            budget: Vec::new(),
+            error: None,
+        };
+        decider.finished(&decided, outcome);
+    }
+    decided
+}
+
+#[tokio::test]
+async fn a_tool_that_fails_opens_its_own_circuit_is_tried_and_closes() {
+    const BROKEN: Option<i64> = Some(-32603);
+    let decider =
+        limited("breakers: [{ id: broken, circuit: tool, failures: 2, wait: 1s, probes: 1 }]\n");
+    for _ in 0..2 {
+        assert!(tries(&decider, "search", BROKEN).await.allowed);
+    }
+    // Of its server no other tool.
+    let refused = tries(&decider, "search", None).await;
+    assert_eq!(refused.reason.code, ReasonCode::CircuitOpen);
+    let message = &refused.reason.message;
+    assert!(
+        message.contains("breaker `broken` of tool=") && message.contains("search"),
+        "{message}"
+    );
+    assert!(refused.retry_after().is_some());
+    assert!(tries(&decider, "fetch", None).await.allowed);
+
+    // One tries it, and it opens again with that; then another one closes it.
+    let tried = async |error| {
+        let began = std::time::Instant::now();
+        while !tries(&decider, "search", error).await.allowed {
+            assert!(began.elapsed().as_secs() < 20, "nobody tries it");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tried(BROKEN).await;
+    let again = tries(&decider, "search", None).await;
+    assert_eq!(again.reason.code, ReasonCode::CircuitOpen);
+    tried(None).await;
+    // It takes as many failures as before.
+    assert!(tries(&decider, "search", BROKEN).await.allowed);
+    assert!(tries(&decider, "search", None).await.allowed);
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use agentguard_budget::{AnyLedger, Scope};
 use agentguard_control::budgets::{Books, Found};
 use agentguard_decision::{Accounting, Decider, Level, Recorder};
+use agentguard_policy::BudgetRule;
 use jiff::Timestamp;
 
 /// How often it is looked: so late a soft limit may hold.
@@ -60,6 +61,8 @@ pub(super) async fn watch<R: Recorder>(
 ) {
     let mut known = Known::default();
     let mut foretold: Option<Instant> = None;
+    let shared = matches!(ledger, AnyLedger::Shared(_));
+    let mut unforetold = false;
     let mut looks = tokio::time::interval(match &ledger {
         AnyLedger::Embedded(_) => LOOK,
         AnyLedger::Shared(_) => LOOK_SHARED,
@@ -73,6 +76,14 @@ pub(super) async fn watch<R: Recorder>(
             accounting.soft([], []);
             continue;
         }
+        let asks = |rule: &BudgetRule| rule.soft.is_some_and(|soft| soft.forecast);
+        let foretells_none = shared && policy.budgets().iter().any(asks);
+        if foretells_none && !unforetold {
+            tracing::warn!(
+                "the policy asks for forecasts of budgets (`soft: {{forecast: true}}`), which a ledger that hosts share does not have: none is made"
+            );
+        }
+        unforetold = foretells_none;
         let now = Timestamp::now();
         // A ledger that is away is asked again; what was known of it holds.
         let Ok(listed) = ledger.accounts(now.as_millisecond()).await else {
