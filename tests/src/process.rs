@@ -257,13 +257,16 @@ impl Process {
         text(&self.stderr)
     }
 
-    /// Its exit status, where it has ended.
+    /// Its exit status, where it has ended. What it has printed by then has been read, unless others keep that open.
     ///
     /// # Errors
     /// The kernel does not say.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let status = self.child.try_wait().context("cannot ask for the status")?;
-        self.ended |= status.is_some();
+        if status.is_some() && !self.ended {
+            self.ended = true;
+            let _ = self.streams.recv_timeout(LAST_WORDS);
+        }
         Ok(status)
     }
 
@@ -297,8 +300,6 @@ impl Process {
                 );
             }
         };
-        // Either both streams end, or somebody keeps them open and we go on with what there is.
-        let _ = self.streams.recv_timeout(LAST_WORDS);
         Ok(Output {
             line: self.line.clone(),
             status,
