@@ -1,6 +1,6 @@
 """Calls of the providers' SDKs, one after the other or at the same time, and what becomes of each.
 
-    budget_sdk.py API MODEL WORDS LIMIT plain|stream|leave|patient|regardless COUNT [AT_ONCE]
+    budget_sdk.py API MODEL WORDS LIMIT plain|stream|leave|patient|regardless|slowly COUNT [AT_ONCE]
 
 API: openai, responses, anthropic, genai, bedrock (Converse), invoke (Bedrock's, of Anthropic's models), cohere or ollama.
 
@@ -8,7 +8,7 @@ The model says as many words as the user did. `leave` goes away after the first 
 how many words came, why it ended, what its use is said to be; or the error that its user sees, and behind how many words.
 `patient` streams, and its line ends with `slept` and for how many seconds its SDK slept each time before it tried again.
 Google's never tries again unless it is told to, as it is there; Cohere's tries no stream again, so that there it is none.
-`regardless` streams, and has the model keep to no limit.
+`regardless` streams, and has the model keep to no limit; `slowly` streams, and has it take five times as long.
 """
 import concurrent.futures
 import json
@@ -19,6 +19,8 @@ import time
 API, MODEL, WORDS, LIMIT, FORM, COUNT = sys.argv[1:7]
 AT_ONCE = int(sys.argv[7]) if len(sys.argv) > 7 else 1
 SAID = ("regardless " if FORM == "regardless" else "") + "one " * int(WORDS)
+if FORM == "slowly":
+    SAID = SAID.replace("one", "slowly", 1)
 USER = [{"role": "user", "content": SAID}]
 LIMITED = int(LIMIT)
 

@@ -205,6 +205,7 @@ async fn answer(
     if let Some(api) = api {
         let asked = read(body, &arrived, llm::LONGEST).await?;
         arrived.asks(&asked);
+        let pace = pace.asked(&asked);
         return speak(api.answer(&head.uri, &head.headers, &asked), pace);
     }
     let told = read(body, &arrived, TOLD).await?;
@@ -433,19 +434,31 @@ impl Hold {
 struct Pace {
     hold: Option<Hold>,
     stamped: bool,
+    slow: bool,
 }
+
+/// How a prompt begins that asks for a slow answer.
+const SLOWLY: &[u8] = b"\"slowly ";
 
 impl Pace {
     fn of(seen: &Request, shared: &Shared) -> Self {
         Self {
             hold: Hold::of(seen, shared),
             stamped: seen.header("x-stamp").is_some(),
+            slow: false,
         }
+    }
+
+    /// The same, of a call of a model: five times as slow where its prompt says so.
+    fn asked(self, asked: &[u8]) -> Self {
+        let slow = asked.windows(SLOWLY.len()).any(|it| it == SLOWLY);
+        Self { slow, ..self }
     }
 }
 
 fn paced(count: usize, pace: Pace, piece: impl Fn(usize) -> Bytes + Send + 'static) -> Pieces {
     let stamped = pace.stamped;
+    let wait = PACE * if pace.slow { 5 } else { 1 };
     let begin = (0, pace.hold, piece);
     Box::pin(stream::try_unfold(
         begin,
@@ -453,7 +466,7 @@ fn paced(count: usize, pace: Pace, piece: impl Fn(usize) -> Bytes + Send + 'stat
             if done == count {
                 return Ok(None);
             }
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(wait).await;
             if let Some(hold) = hold.take_if(|_| done >= count / 2) {
                 hold.end().await?;
             }

@@ -316,9 +316,9 @@ fn a_stream_waits_for_redis_for_a_moment_and_ends_without_it() {
     let mut redis = Redis::new(&world);
     redis.start();
     let room = host(&world, 0, &json!({})).unwrap();
-    // A word each 10 ms: it needs more than it began with after some seconds.
+    // A word each 50 ms: it needs more than it began with after some seconds.
     let stream = || {
-        let words = script(&python, ["openai", "gpt-4o", "600", "64000", "stream", "1"]);
+        let words = script(&python, ["openai", "gpt-4o", "400", "64000", "slowly", "1"]);
         let call = inspected(&room, &words).spawn().unwrap();
         has(&room.guard, "out", 0, 256);
         call
@@ -333,8 +333,8 @@ fn a_stream_waits_for_redis_for_a_moment_and_ends_without_it() {
         .unwrap()
         .success()
         .unwrap();
-    assert_eq!(output.stdout, "600 stop 600\n");
-    has(&room.guard, "out", 600, 0);
+    assert_eq!(output.stdout, "400 stop 400\n");
+    has(&room.guard, "out", 400, 0);
 
     let told = room.guard.cli().args(["budget", "reset", "out"]).run();
     assert_eq!(told.unwrap().code(), 0);
@@ -353,7 +353,7 @@ fn a_stream_waits_for_redis_for_a_moment_and_ends_without_it() {
     redis.start();
     is_away(&room.guard, false);
     // It has used all that it held, and what its provider wrote on while it waited; and holds nothing any more.
-    has_within(&room.guard, "out", 256..=600, 0);
+    has_within(&room.guard, "out", 256..=400, 0);
     has(&room.guard, "calls", 2, 0);
 }
 

@@ -180,6 +180,8 @@ impl Call {
             per: 16,
             pace: 0.05,
             tell: Some(1_100),
+            // Each would have most of what they share for itself otherwise.
+            gather: 2,
             ..Self::small(number, AGENTS / 2, 0)
         }
     }
