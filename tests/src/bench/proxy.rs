@@ -214,41 +214,10 @@ impl Bench<'_> {
             }
             let direct = direct.context("nothing went directly")?;
             for (subject, measured, cpu) in figures {
-                self.tell(case, subject, (measured, cpu), direct);
+                tell(case, subject, (measured, cpu), direct);
             }
         }
         Ok(())
-    }
-
-    #[expect(clippy::unused_self, reason = "as the others")]
-    fn tell(
-        &self,
-        case: &Case,
-        subject: Subject,
-        (measured, cpu): (Measured, Option<Duration>),
-        direct: Measured,
-    ) {
-        let told = |metric, unit, value| sample(case.name, subject.name(), metric, unit, value);
-        told("requests_per_s", "1/s", measured.requests_per_second);
-        told("latency_p50", "us", measured.p50);
-        told("latency_p99", "us", measured.p99);
-        if let Some(resumed) = measured.resumed {
-            told("resumed", "percent", resumed);
-        }
-        if measured.bytes > 1 << 20 {
-            let rate = measured.bytes_per_second / f64::from(1 << 20);
-            told("throughput", "mib_per_s", rate);
-        }
-        if let Some(cpu) = cpu {
-            let micros = cpu.as_secs_f64() * 1e6;
-            told("cpu_per_request", "us", micros / measured.requests);
-            if measured.bytes > 1 << 20 {
-                let gigabytes = measured.bytes as f64 * measured.requests / 1e9;
-                told("cpu_per_gb", "ms", micros / 1e3 / gigabytes);
-            }
-            told("latency_p50_added", "us", measured.p50 - direct.p50);
-            told("latency_p99_added", "us", measured.p99 - direct.p99);
-        }
     }
 
     /// Sends a load through a subject: what its client saw, and how much of the processors the subject took.
@@ -313,6 +282,36 @@ impl Bench<'_> {
         }
         sample(case, "agentguard", "resident", "kib", resident);
         Ok(())
+    }
+}
+
+/// Prints what was measured of a subject. `direct`: the same of nobody between.
+fn tell(
+    case: &Case,
+    subject: Subject,
+    (measured, cpu): (Measured, Option<Duration>),
+    direct: Measured,
+) {
+    let told = |metric, unit, value| sample(case.name, subject.name(), metric, unit, value);
+    told("requests_per_s", "1/s", measured.requests_per_second);
+    told("latency_p50", "us", measured.p50);
+    told("latency_p99", "us", measured.p99);
+    if let Some(resumed) = measured.resumed {
+        told("resumed", "percent", resumed);
+    }
+    if measured.bytes > 1 << 20 {
+        let rate = measured.bytes_per_second / f64::from(1 << 20);
+        told("throughput", "mib_per_s", rate);
+    }
+    if let Some(cpu) = cpu {
+        let micros = cpu.as_secs_f64() * 1e6;
+        told("cpu_per_request", "us", micros / measured.requests);
+        if measured.bytes > 1 << 20 {
+            let gigabytes = measured.bytes as f64 * measured.requests / 1e9;
+            told("cpu_per_gb", "ms", micros / 1e3 / gigabytes);
+        }
+        told("latency_p50_added", "us", measured.p50 - direct.p50);
+        told("latency_p99_added", "us", measured.p99 - direct.p99);
     }
 }
 

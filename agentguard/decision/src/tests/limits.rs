@@ -277,6 +277,23 @@ async fn agents_that_wait_for_each_other_are_stopped_by_their_trace() {
     assert!(plan(&decider, 2, Some(TRACE)).await.allowed);
 }
 
+/// How a call ends that a tool has answered so.
+fn of_tool(answer: ToolAnswer) -> Outcome {
+    Outcome {
+        bytes: Bytes {
+            sent: 1,
+            received: 1,
+        },
+        messages: None,
+        duration_ms: 1,
+        status: Some(200),
+        llm: None,
+        tool: Some(Box::new(answer)),
+        budget: Vec::new(),
+        error: None,
+    }
+}
+
 #[tokio::test]
 async fn a_tool_that_is_polled_makes_progress_while_its_result_changes() {
     let decider = limited("limits: [{ id: stuck, no_progress: { calls: 2, within: 1h } }]\n");
@@ -291,23 +308,11 @@ async fn a_tool_that_is_polled_makes_progress_while_its_result_changes() {
         let asked = asked("POST", "/").telling(vec![tool]);
         let decided = decider.request(&client(1), &target, &[], &asked).await;
         if decided.allowed {
-            let outcome = Outcome {
-                bytes: Bytes {
-                    sent: 1,
-                    received: 1,
-                },
-                messages: None,
-                duration_ms: 1,
-                status: Some(200),
-                llm: None,
-                tool: Some(Box::new(ToolAnswer {
-                    content: Some(content),
-                    ..ToolAnswer::default()
-                })),
-                budget: Vec::new(),
-                error: None,
+            let answer = ToolAnswer {
+                content: Some(content),
+                ..ToolAnswer::default()
             };
-            decider.finished(&decided, outcome);
+            decider.finished(&decided, of_tool(answer));
         }
         decided.allowed
     };
@@ -319,7 +324,7 @@ async fn a_tool_that_is_polled_makes_progress_while_its_result_changes() {
     assert!(!poll(9).await);
 }
 
-/// Calls a tool of the planner's, which ends with this error of JSON-RPC or well; whether it went.
+/// Calls a tool of the planner's, which ends with this error of JSON-RPC or well: what was decided.
 async fn tries(decider: &Decider<Memory>, name: &str, error: Option<i64>) -> Decided {
     let tool = Tool {
         server: "planner".to_owned(),
@@ -334,23 +339,11 @@ async fn tries(decider: &Decider<Memory>, name: &str, error: Option<i64>) -> Dec
             error,
             ..ToolResult::default()
         };
-        let outcome = Outcome {
-            bytes: Bytes {
-                sent: 1,
-                received: 1,
-            },
-            messages: None,
-            duration_ms: 1,
-            status: Some(200),
-            llm: None,
-            tool: Some(Box::new(ToolAnswer {
-                results: vec![result],
-                ..ToolAnswer::default()
-            })),
-            budget: Vec::new(),
-            error: None,
+        let answer = ToolAnswer {
+            results: vec![result],
+            ..ToolAnswer::default()
         };
-        decider.finished(&decided, outcome);
+        decider.finished(&decided, of_tool(answer));
     }
     decided
 }
