@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Caches, Rate, Served};
@@ -72,7 +72,7 @@ pub struct Held {
     sure: AtomicU64,
     since: OnceLock<Instant>,
     /// How many when it broke off: what was seen later is of what its provider wrote on.
-    broke_at: OnceLock<(u64, Instant)>,
+    broke_at: Mutex<Option<(u64, Instant)>>,
     /// Whether what was written behind its end could not be looked at.
     unseen: AtomicBool,
     /// Whether nobody will look at what has come.
@@ -128,7 +128,7 @@ impl Held {
             seen: AtomicU64::new(0),
             sure: AtomicU64::new(0),
             since: OnceLock::new(),
-            broke_at: OnceLock::new(),
+            broke_at: Mutex::new(None),
             unseen: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             waits: AtomicBool::new(false),
@@ -279,9 +279,14 @@ impl Held {
         reported.output_tokens.is_none_or(|it| it >= surely / 2)
     }
 
-    /// It broke off: what is seen from now on its provider has written before it noticed.
+    /// It breaks off: what is seen from now on its provider has written before it noticed. Of one that was cut, and whose
+    /// provider could not know before its connection ends, that is said then again.
     pub fn breaks(&self) {
-        self.broke_at.get_or_init(|| (self.seen(), Instant::now()));
+        *self.lock_broke() = Some((self.seen(), Instant::now()));
+    }
+
+    fn lock_broke(&self) -> MutexGuard<'_, Option<(u64, Instant)>> {
+        self.broke_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What its provider has written behind its end cannot be looked at: it may be all that it may write.
@@ -305,9 +310,10 @@ impl Held {
         let since = self.since.get().copied().unwrap_or_else(Instant::now);
         let more = at_pace(seen, since.elapsed(), UNNOTICED);
         // What was seen of that already is in both.
-        let more = match self.broke_at.get() {
+        let broke_at = *self.lock_broke();
+        let more = match broke_at {
             None => more,
-            Some(&(before, broke)) => {
+            Some((before, broke)) => {
                 let behind = seen.saturating_sub(before);
                 let lasted = broke.saturating_duration_since(since);
                 // No more of it than that pace makes since then: what waited here until then was written before.
@@ -537,7 +543,7 @@ impl Held {
         }
         let written = charge.terms.per_million > 0;
         let reported = matches!(how, Used::Reported(_));
-        match (written, reported, self.broke_at.get()) {
+        match (written, reported, *self.lock_broke()) {
             (true, false, _) if self.unseen.load(Ordering::Acquire) => OvershootCause::Unseen,
             (true, false, _) => OvershootCause::WrittenBehind,
             // More than its limit is more than it may write, wherever it was cut.

@@ -5,16 +5,21 @@ use std::time::Duration;
 use agentguard_model::{ActionKind, BudgetLine, Decision, OvershootCause, ReasonCode, Verdict};
 use agentguard_policy::{Document, compile};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 use super::turns::{event, open, passes, read_event};
 use super::websocket::{closed, masked};
-use super::{Rules, World, by_name, read_some, soon, write};
+use super::{Plan, Rules, World, by_name, read_some, soon, write};
 
 /// Each model has so many tokens of output.
 async fn world(limit: u64) -> World {
-    let world = by_name(Rules::CallsEach).build().await;
+    world_of(by_name(Rules::CallsEach), limit).await
+}
+
+async fn world_of(plan: Plan, limit: u64) -> World {
+    let world = plan.build().await;
     let policy = format!(
         "version: 1
 providers: [{{ name: ours, api: openai, hosts: [api.example] }}]
@@ -202,10 +207,12 @@ async fn an_answer_whose_budget_ends_is_cut_and_the_connection_goes_on() {
     );
 }
 
-/// Nothing else has it stop.
+/// Nothing else has it stop, and nothing is waited for: who does not read that it is over writes on, and bills it.
 #[tokio::test]
 async fn the_connection_ends_where_a_provider_writes_on_behind_a_cut() {
-    let world = world(2000).await;
+    let mut plan = by_name(Rules::CallsEach);
+    plan.limits.linger = Duration::from_secs(3600);
+    let world = world_of(plan, 2000).await;
     let mut sides = Sides::of(&world).await;
     for lane in ["a", "b"] {
         sides.calls(lane, "gpt-4o", 64_000).await;
@@ -225,6 +232,13 @@ async fn the_connection_ends_where_a_provider_writes_on_behind_a_cut() {
     assert_eq!(error["error"]["reason"], "budget_exhausted", "{error}");
     let (code, _) = closed(&mut sides.client).await;
     assert_eq!(code, 1008);
+    let on = event(&words("b", 10));
+    soon(async {
+        while sides.upstream.write_all(&on).await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
     let decisions = sides.part(world).await;
     let [first, cut, beside] = settled(&decisions)[..] else {
         panic!("{decisions:#?}");

@@ -157,6 +157,10 @@ fn what_waited_here_is_not_what_a_provider_writes_behind_the_end() {
     // 30 in a second, of which nothing can have come yet.
     let written = held.may_have_written();
     assert!((276..=280).contains(&written), "{written}");
+    // It was cut, and noticed nothing before its connection ends: it writes on from then.
+    held.breaks();
+    let written = held.may_have_written();
+    assert!((296..=300).contains(&written), "{written}");
 }
 
 /// What a call of tokens tells that may write so many, has reserved this, and comes to this end.

@@ -23,7 +23,9 @@ use agentguard_decision::{Decided, Recorder, Way};
 use agentguard_model::{ActionKind, DecisionId, ReasonCode};
 use agentguard_protocol::websocket::{Assembler, Side, Violation, close};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf, sink, split};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf, sink, split,
+};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -98,6 +100,8 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
     });
     // Whether something may be said to the client between two messages.
     let mut between = true;
+    // Whether its server may write what is billed, and goes nowhere.
+    let mut billed = false;
     let over = {
         let mut up = Lane::new(Side::Client, agreed.deflate, buffer, replay);
         let mut down = Lane::new(Side::Server, agreed.deflate, buffer, &[]);
@@ -129,7 +133,8 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
                 Err(Stopped::Denied(denied)) => relay::revoked(denied),
                 _ => turns::NOT_ENDED.to_owned(),
             };
-            if turns.breaks(&why) {
+            billed = turns.breaks(&why);
+            if billed {
                 // What has come already of what is counted is billed, and goes nowhere.
                 let nowhere = AtomicU64::new(0);
                 let mut out = Out::new(sink(), &nowhere);
@@ -201,8 +206,10 @@ pub(super) async fn carry<R: Recorder, P: Port, S: ClientStream>(
                 }
             };
             let server = async {
-                if let Ok((stream, bytes)) = server.goodbye(&goodbyes.server) {
-                    say(stream, &bytes, linger).await;
+                match server.goodbye(&goodbyes.server) {
+                    Ok((stream, bytes)) if billed => leave(stream, &bytes, linger).await,
+                    Ok((stream, bytes)) => say(stream, &bytes, linger).await,
+                    Err(_) => {}
                 }
             };
             tokio::join!(client, server);
@@ -328,6 +335,21 @@ async fn say(
 ) {
     if timeout(linger, part(&mut stream, bytes)).await.is_err() {
         tracing::debug!("the other side of a WebSocket does not close");
+    }
+}
+
+/// Says goodbye, and is gone: whoever writes on bills that, and notices it so at the latest.
+async fn leave(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    bytes: &[u8],
+    linger: std::time::Duration,
+) {
+    let said = async {
+        stream.write_all(bytes).await?;
+        stream.shutdown().await
+    };
+    if !matches!(timeout(linger, said).await, Ok(Ok(()))) {
+        tracing::debug!("the server of a WebSocket does not read its end");
     }
 }
 

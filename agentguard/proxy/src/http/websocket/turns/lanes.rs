@@ -586,14 +586,18 @@ impl<R: Recorder> Lanes<R> {
         turn.lane.clone()
     }
 
-    /// Nothing more goes to the client, for this reason. Whether something is counted that may come yet.
+    /// Nothing more goes to the client, for this reason, and its server is to notice it. Whether something is counted that
+    /// may come yet.
     pub(super) fn breaks(&mut self, error: &str) -> bool {
-        for turn in self.open.iter_mut().filter(|it| it.cut_off.is_none()) {
+        for turn in &mut self.open {
             let Some(meter) = &turn.meter else {
                 continue;
             };
-            turn.account.fail(error);
             turn.account.breaks();
+            if turn.cut_off.is_some() {
+                continue;
+            }
+            turn.account.fail(error);
             turn.cut_off = Some(CutOff {
                 denied: None,
                 tokens: meter.count(),
