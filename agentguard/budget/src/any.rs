@@ -74,7 +74,7 @@ impl AnyLedger {
     pub fn troubles(&self) -> Vec<String> {
         match self {
             Self::Embedded(embedded) => embedded.troubles().told(),
-            Self::Shared(_) => Vec::new(),
+            Self::Shared(shared) => shared.troubles(),
         }
     }
 

@@ -16,12 +16,14 @@ mod account;
 mod lease;
 mod link;
 mod listing;
+mod notes;
 mod script;
 mod state;
 mod tls;
 mod upkeep;
 mod wire;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +71,9 @@ pub struct Options {
     pub lease: Duration,
     /// What becomes of calls while it is away.
     pub on_loss: OnLoss,
+    /// The directory in which it is noted, while it is away, what it has to know, should this process die before it is back.
+    /// None: then it is charged what was reserved, and what had been told.
+    pub notes: Option<PathBuf>,
 }
 
 impl Options {
@@ -89,6 +94,7 @@ impl Options {
             timeout: Self::TIMEOUT,
             lease: Self::LEASE,
             on_loss: OnLoss::Deny,
+            notes: None,
         }
     }
 
@@ -130,10 +136,23 @@ struct Names {
 impl Names {
     fn new(prefix: &str) -> Self {
         let prefix = format!("{{agentguard:{prefix}}}:");
-        let process = Ulid::generate().to_string();
+        let list = format!("{prefix}l").into();
+        Self::named(prefix, list, Ulid::generate().to_string())
+    }
+
+    /// As another process is called.
+    fn of(&self, process: &str) -> Self {
+        Self::named(
+            self.prefix.clone(),
+            Arc::clone(&self.list),
+            process.to_owned(),
+        )
+    }
+
+    fn named(prefix: String, list: Arc<str>, process: String) -> Self {
         Self {
             own: format!("{prefix}o|{process}").into(),
-            list: format!("{prefix}l").into(),
+            list,
             prefix,
             process,
         }
@@ -166,6 +185,12 @@ impl Shared {
     #[must_use]
     pub fn standing(&self) -> Standing {
         self.inner.standing()
+    }
+
+    /// What is wrong, though calls go on: a sentence each.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        self.inner.troubles()
     }
 
     /// Waits until all that is over is settled, and what was drawn in advance given back, but not for longer than this.

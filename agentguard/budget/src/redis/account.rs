@@ -12,6 +12,8 @@ use crate::embedded::{FORGOTTEN, MAX_ACCOUNTS, MAX_OF_ONE, State};
 use crate::period::{self, Period};
 use crate::scope::Scope;
 
+/// The kind of accounts of which amounts are held, and used up.
+pub(super) const AMOUNTS: &str = "h";
 /// Windows that ended so long ago are forgotten: two days, in milliseconds. Until then a call that began in one is settled
 /// there, and a clock that went back finds it.
 const ENDED: i64 = 2 * 86_400_000;
@@ -124,7 +126,7 @@ impl Account {
             Unit::ConcurrentCalls => "c",
             Unit::Destinations => "d",
             Unit::WallTime => "w",
-            _ => "h",
+            _ => AMOUNTS,
         }
     }
 

@@ -58,6 +58,8 @@ pub(super) struct Spent {
     pub(super) account: Arc<Account>,
     /// What is held for it.
     pub(super) held: u64,
+    /// What of that is of what was drawn in advance.
+    pub(super) leased: u64,
     /// None: as much as is held.
     pub(super) used: Option<u64>,
 }

@@ -1,6 +1,7 @@
 //! What this host knows by itself: what its calls hold, what waits to be settled, and how it stands with Redis.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agentguard_model::budget::{Budget, Reached, Unit};
@@ -8,9 +9,10 @@ use agentguard_model::ledger::OnLoss;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-use super::account::{Account, Accounts};
+use super::account::{AMOUNTS, Account, Accounts};
 use super::lease::Leases;
 use super::link::{Link, Lost};
+use super::notes::Notes;
 use super::script::{self, Held, Settlement, Spent};
 use super::{MAX_WAITING, Names, Options};
 use crate::charge::{self, Balance, Granted, HoldId, More, Short, Terms, Want};
@@ -50,6 +52,8 @@ pub(super) struct Hold {
     pub(super) tokens: u64,
     /// How many its provider may have written in all when this host dies, if that is more.
     owes: u64,
+    /// How many of those were noted.
+    noted: u64,
 }
 
 /// What is to be drawn in advance: under which number, of which account, and how much.
@@ -88,6 +92,10 @@ struct State {
     /// The latest time that was told.
     now: i64,
     standing: Standing,
+    /// Where this process is to be outlived by what Redis does not know.
+    notes: Option<Notes>,
+    /// Of what other processes have left, what could not be told.
+    untold: Option<String>,
 }
 
 /// All that a call holds which is held, for [`script::renew`].
@@ -112,6 +120,7 @@ impl Hold {
             parts,
             tokens,
             owes: charge::owes(tokens, want.most.min(granted.room)),
+            noted: 0,
         }
     }
 
@@ -131,6 +140,10 @@ impl Inner {
                 away: Some((now(), "it was not reached yet".to_owned())),
                 ..Standing::default()
             },
+            notes: options
+                .notes
+                .clone()
+                .map(|directory| Notes::new(directory, names.process.clone())),
             ..State::default()
         };
         Self {
@@ -246,6 +259,7 @@ impl Inner {
         let spent = parts.map(|(place, part)| Spent {
             account: Arc::clone(&part.account),
             held: part.held,
+            leased: part.leased,
             used: used_of(place),
         });
         let spent = spent.collect();
@@ -258,6 +272,7 @@ impl Inner {
         let spent = accounts.iter().map(|account| Spent {
             account: Arc::clone(account),
             held: 0,
+            leased: 0,
             used: Some(0),
         });
         let mut state = self.lock();
@@ -329,10 +344,12 @@ impl Inner {
             deadline: super::deadline(&want.charges, &firsts),
         };
         state.holds.insert(id, Hold::new(parts, &granted, want));
+        state.notes_owed(id);
         Ok(granted)
     }
 
-    /// As [`crate::Ledger::extend`], with what was drawn in advance.
+    /// As [`crate::Ledger::extend`], with what was drawn in advance. What it may owe from now on is noted: Redis cannot be
+    /// told.
     pub(super) fn extends_away(
         &self,
         id: HoldId,
@@ -340,8 +357,25 @@ impl Inner {
         budgets: &[Arc<Budget>],
         now: i64,
     ) -> Result<u64, Refused> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
+        let mut state = self.lock();
+        let got = self.goes_on_away(&mut state, id, more, budgets, now);
+        if let (Err(Refused::Away(_) | Refused::LeaseSpent(_)), Some(most)) = (&got, more.most)
+            && let Some(hold) = state.holds.get_mut(&id)
+        {
+            hold.owes = most;
+        }
+        state.notes_owed(id);
+        got
+    }
+
+    fn goes_on_away(
+        &self,
+        state: &mut State,
+        id: HoldId,
+        more: More,
+        budgets: &[Arc<Budget>],
+        now: i64,
+    ) -> Result<u64, Refused> {
         let why = self.may_spend(state)?;
         let hold = state.holds.get_mut(&id).ok_or(Refused::Settled)?;
         let mut total = hold.tokens.saturating_add(more.tokens);
@@ -408,23 +442,39 @@ impl Inner {
     /// Redis itself from now on.
     pub(super) fn comes_back(&self, link: &Arc<Link>) {
         let mut state = self.lock();
+        state.link = Some(Arc::clone(link));
+        state.standing.away = None;
         state.gives_back();
         for hold in state.holds.values_mut() {
+            hold.noted = 0;
             for part in &mut hold.parts {
                 part.leased = 0;
             }
         }
-        state.link = Some(Arc::clone(link));
-        state.standing.away = None;
+        let over = state.waits.iter_mut().flat_map(|it| &mut it.parts);
+        over.for_each(|spent| spent.leased = 0);
+    }
+
+    /// It knows all that it did not while it was away.
+    pub(super) fn knows_all(&self, link: &Link) {
+        let mut state = self.lock();
+        if state.uses(link)
+            && let Some(notes) = &mut state.notes
+        {
+            notes.forget();
+        }
     }
 
     /// The connection is no good any more.
     pub(super) fn lost(&self, link: &Link, lost: &Lost) {
         let mut state = self.lock();
-        let current = state.link.as_ref().map(|it| it.generation);
-        if current == Some(link.generation) {
+        if state.uses(link) {
             state.link = None;
             state.away(lost);
+            let State { waits, notes, .. } = &mut *state;
+            if let Some(notes) = notes.as_mut().filter(|_| !waits.is_empty()) {
+                notes.note(&*waits);
+            }
         }
         self.work.notify_one();
     }
@@ -436,8 +486,31 @@ impl Inner {
 
     /// Whether a connection is still the one that calls use.
     pub(super) fn is_used(&self, link: &Link) -> bool {
-        let used = self.lock().link.as_ref().map(|it| it.generation);
-        used == Some(link.generation)
+        self.lock().uses(link)
+    }
+
+    /// Where notes of other processes may be.
+    pub(super) fn notes(&self) -> Option<PathBuf> {
+        let state = self.lock();
+        state.notes.as_ref().map(|it| it.directory().to_owned())
+    }
+
+    /// What of those could not be told.
+    pub(super) fn leaves(&self, untold: String) {
+        self.lock().untold = Some(untold);
+    }
+
+    /// What is wrong, though calls go on: a sentence each.
+    pub(super) fn troubles(&self) -> Vec<String> {
+        let state = self.lock();
+        let failed = state.notes.as_ref().and_then(Notes::failed);
+        let failed = failed.map(|why| {
+            format!(
+                "what the Redis that is away has to know is not noted: {why}. Should this process die before it is back, \
+                 calls are charged there as they were reserved. Look whether `state_dir` is full (df)"
+            )
+        });
+        failed.into_iter().chain(state.untold.clone()).collect()
     }
 
     /// Where the cluster says that the keys are, told once.
@@ -550,12 +623,52 @@ impl State {
 
     fn waits_for(&mut self, hold: u64, at: i64, parts: Vec<Spent>) {
         self.sequence += 1;
-        self.waits.push_back(Settlement {
+        let settlement = Settlement {
             sequence: self.sequence,
             hold,
             at,
             parts,
+        };
+        if self.link.is_none()
+            && let Some(notes) = &mut self.notes
+        {
+            notes.note([&settlement]);
+        }
+        self.waits.push_back(settlement);
+    }
+
+    fn uses(&self, link: &Link) -> bool {
+        let used = self.link.as_ref().map(|it| it.generation);
+        used == Some(link.generation)
+    }
+
+    /// Notes what a call may owe, where Redis does not know that.
+    fn notes_owed(&mut self, id: HoldId) {
+        let (Some(notes), Some(hold)) = (&mut self.notes, self.holds.get_mut(&id)) else {
+            return;
+        };
+        let owed = |part: &Part| match part.account.kind() {
+            AMOUNTS => script::amount(part.terms, hold.owes),
+            _ => 0,
+        };
+        if hold.owes <= hold.noted || hold.parts.iter().all(|part| owed(part) <= part.held) {
+            return;
+        }
+        let parts = hold.parts.iter().map(|part| Spent {
+            account: Arc::clone(&part.account),
+            held: part.held,
+            leased: part.leased,
+            used: Some(owed(part).max(part.held)),
         });
+        let parts = parts.collect();
+        hold.noted = hold.owes;
+        self.sequence += 1;
+        notes.note([&Settlement {
+            sequence: self.sequence,
+            hold: id.0,
+            at: self.now,
+            parts,
+        }]);
     }
 
     fn gives_back(&mut self) {

@@ -1,4 +1,5 @@
 mod listing;
+mod notes;
 mod reached;
 
 use std::sync::Arc;
@@ -580,6 +581,7 @@ async fn what_is_sent_twice_or_too_late_counts_once_or_not() {
         parts: vec![script::Spent {
             account: account.clone(),
             held: 40,
+            leased: 0,
             used: Some(15),
         }],
     };

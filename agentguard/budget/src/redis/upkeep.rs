@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use super::link::{Link, Lost};
+use super::notes;
 use super::script::{self, Reserved};
 use super::state::{Draw, Inner};
 use crate::charge::{Charge, Terms};
@@ -15,6 +16,8 @@ use crate::scope::Scope;
 /// The first pause before another connection is tried; the next is twice as long, up to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// How often it is looked whether a process has ended that has notes.
+const ENDS: Duration = Duration::from_secs(1);
 /// Accounts of one command, at most, so that it takes Redis well under a millisecond.
 const BATCH: usize = 64;
 /// How often a cluster may say that the keys are elsewhere, until it is asked at its address again.
@@ -71,6 +74,8 @@ async fn serve(inner: &Inner, link: &Arc<Link>, attempted: &watch::Sender<u64>) 
     renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // What is held is told before anything of it is settled, or given back.
     let mut renews = true;
+    // When to look again for what others leave that live still.
+    let mut looks = None;
     loop {
         if !inner.is_used(link) {
             return Lost::Silent("the connection was given up".to_owned());
@@ -79,10 +84,21 @@ async fn serve(inner: &Inner, link: &Arc<Link>, attempted: &watch::Sender<u64>) 
             inner.lost(link, &lost);
             return lost;
         }
+        inner.knows_all(link);
+        if renews || looks.is_some_and(|at| at <= Instant::now()) {
+            looks = match adopt(inner, link).await {
+                Ok(others) => others.then(|| Instant::now() + ENDS),
+                Err(lost) => {
+                    inner.lost(link, &lost);
+                    return lost;
+                }
+            };
+        }
         attempted.send_modify(|count| *count += 1);
         renews = tokio::select! {
             _ = renewals.tick() => true,
             () = inner.work.notified() => false,
+            () = sleep_until(looks.unwrap_or_else(Instant::now)), if looks.is_some() => false,
             // Known before the next call asks, and told at once.
             () = link.ended() => {
                 let lost = Lost::Silent("the connection ended".to_owned());
@@ -129,6 +145,51 @@ async fn settle(inner: &Inner, link: &Link) -> Result<(), Lost> {
         script::done(&link.run(&operation).await?)?;
         inner.settled(last);
     }
+}
+
+/// Tells what processes of this host have noted that are no more. Whether there are some that live still, as a worker does
+/// that is replaced.
+async fn adopt(inner: &Inner, link: &Link) -> Result<bool, Lost> {
+    let Some(directory) = inner.notes() else {
+        return Ok(false);
+    };
+    let prefix = inner.names.prefix.clone();
+    let own = inner.names.process.clone();
+    let found = tokio::task::spawn_blocking(move || notes::left(&directory, &own, &prefix)).await;
+    let (left, others) = match found {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            inner.leaves(format!(
+                "what an earlier process has noted for Redis cannot be read: {error}. What it held is charged there as it was \
+                 reserved"
+            ));
+            return Ok(false);
+        }
+        // The runtime ends.
+        Err(_) => return Ok(false),
+    };
+    for left in left {
+        let names = inner.names.of(&left.process);
+        for some in left.settlements.chunks(BATCH) {
+            let at = some.iter().map(|it| it.at).max().unwrap_or_default();
+            let operation = script::settle((&names, script::LIMIT - 1), some, at);
+            script::done(&link.run(&operation).await?)?;
+        }
+        if left.unread > 0 {
+            inner.leaves(format!(
+                "{} notes of an earlier process for Redis could not be read: what these calls held is charged there as it was \
+                 reserved",
+                left.unread
+            ));
+        }
+        if let Err(error) = left.forget() {
+            // Told again it counts once.
+            inner.leaves(format!(
+                "a note of an earlier process cannot be removed: {error}"
+            ));
+        }
+    }
+    Ok(others)
 }
 
 /// Draws what is wanted in advance, as much of it as there is.

@@ -358,8 +358,7 @@ impl Held {
         };
         let now = Timestamp::now().as_millisecond();
         let got = self.ledger.extend(self.id, more, budgets, now).await;
-        let short = matches!(got, Err(Refused::Short(_)));
-        self.waits.store(short, Ordering::Release);
+        self.waits.store(got.is_err(), Ordering::Release);
         let got = got.map_err(|refused| self.beside_own(refused))?;
         let tokens = granted.saturating_add(got);
         self.tokens.store(tokens, Ordering::Release);

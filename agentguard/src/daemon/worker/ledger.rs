@@ -32,7 +32,11 @@ pub(super) async fn open(start: &Start) -> anyhow::Result<AnyLedger> {
             Some(config.context("cannot prepare TLS for the Redis that hosts share")?)
         }
     };
-    let ledger = Shared::open(Options::of(shared, config)).await;
+    let options = Options {
+        notes: Some(start.state_dir.join("budget/notes")),
+        ..Options::of(shared, config)
+    };
+    let ledger = Shared::open(options).await;
     Ok(AnyLedger::Shared(Arc::new(ledger)))
 }
 

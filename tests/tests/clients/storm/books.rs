@@ -170,10 +170,8 @@ impl Sides<'_> {
         } else {
             0
         };
-        // What its provider wrote while it waited for a ledger that was away was seen by nobody.
-        let delivered = self.call.amount(account.unit, 0, self.note.words);
         Charged {
-            least: if away { billed.min(delivered) } else { billed },
+            least: billed,
             most,
         }
     }

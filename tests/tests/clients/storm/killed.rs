@@ -1,5 +1,6 @@
 //! A stream is under way when its daemon is killed.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use super::notes::{End, Told, accounts, notes, recorded};
 use super::plan::Call;
 use super::store::Store;
 use super::{LATE, Storm, world};
+use crate::redis::Redis;
 
 /// What a provider is taken to have written behind what was reserved (`docs/budgets.md`).
 const UNSEEN: u64 = 1_024;
@@ -125,27 +127,94 @@ fn killed_waiting<'w>(world: &'w World, python: &Path, store: &Store<'w>, who: K
         assert!(waited, "{notes:?}");
     }
     storm.calms().unwrap();
-    let (bills, record) = (storm.provider.bills(), recorded(&storm.guard).unwrap());
+    let bills = storm.provider.bills();
+    let written: u64 = bills.values().map(|it| it.output).sum();
+    assert!(written > it.limit, "{bills:?}");
     // Also what a second end finds is charged already.
     for _ in 0..2 {
         store.expires().unwrap();
-        let told = storm.settled().unwrap();
-        for account in storm.calls[0].accounts() {
-            let (mut billed, mut bound) = (0, 0);
-            for call in &storm.calls {
-                let bill = &bills[&call.number];
-                billed += call.amount(account.unit, bill.input, bill.output);
-                let clamped = record[&call.number].budget[0].clamped;
-                bound += call.bound(account.unit, clamped);
-            }
-            let used = told.get(&account.name).map_or(0, |it| it.used);
-            let its = format!("{who:?}: {account:?}: {billed} ≤ {used} ≤ {bound}");
-            assert!(account.name != scarce || billed > account.limit, "{its}");
-            // Of calls at the same time none is used up.
-            let counts = account.unit != Unit::ConcurrentCalls;
-            assert!(!counts || (billed..=bound).contains(&used), "{its}");
-        }
+        is_charged(&storm, &format!("{who:?}"));
         kill(&mut storm, who);
+    }
+}
+
+/// All that was billed is charged, and no more than may be.
+fn is_charged(storm: &Storm<'_>, what: &str) {
+    let (bills, record) = (storm.provider.bills(), recorded(&storm.guard).unwrap());
+    let told = storm.settled().unwrap();
+    for account in storm.calls[0].accounts() {
+        let (mut billed, mut bound) = (0, 0);
+        for call in &storm.calls {
+            let bill = &bills[&call.number];
+            billed += call.amount(account.unit, bill.input, bill.output);
+            let clamped = record[&call.number].budget[0].clamped;
+            bound += call.bound(account.unit, clamped);
+        }
+        let used = told.get(&account.name).map_or(0, |it| it.used);
+        let its = format!("{what}: {account:?}: {billed} ≤ {used} ≤ {bound}");
+        // Of calls at the same time none is used up.
+        let counts = account.unit != Unit::ConcurrentCalls;
+        assert!(!counts || (billed..=bound).contains(&used), "{its}");
+    }
+}
+
+/// A stream waits for a Redis that is away when somebody is killed, and its provider has written on. `first`: Redis is back
+/// before the daemon is.
+fn killed_away<'w>(world: &'w World, python: &Path, first: bool) {
+    let mut redis = Redis::new(world);
+    redis.start();
+    let store = Store::Shared(RefCell::new(redis));
+    let mut storm = Storm::gathers(world, python, &store, vec![Call::hasty(1)]).unwrap();
+    storm.begins(0).unwrap();
+    let under_way = || (storm.provider.under_way().0 == 1).then_some(());
+    wait_until("the stream", LATE, under_way).unwrap();
+    let Store::Shared(redis) = &store else {
+        return;
+    };
+    redis.borrow_mut().kill();
+    let wrote = || (storm.provider.wrote() == 1).then_some(());
+    wait_until("far more to be written than passes", LATE, wrote).unwrap();
+    storm.guard.kill().unwrap();
+    if first {
+        redis.borrow_mut().start();
+        storm.guard.start().unwrap();
+    } else {
+        storm.guard.start().unwrap();
+        redis.borrow_mut().start();
+    }
+    storm.said("over", 1).unwrap();
+    let note = notes(&storm.clients).remove(&1).unwrap();
+    assert_eq!(note.end, End::Lost, "{note:?}");
+    storm.calms().unwrap();
+    let bill = storm.provider.bills().remove(&1).unwrap();
+    let began = recorded(&storm.guard).unwrap().remove(&1).unwrap();
+    let known = began.budget.iter().find(|it| it.budget == "wide-agent-out");
+    let known = known.unwrap().reserved + UNSEEN;
+    assert!(bill.output > known, "{bill:?}: {known}");
+    // Nothing has expired, and it is charged once, also where another is killed.
+    for round in 0..2 {
+        wait_until("nothing to be held", LATE, || {
+            // It is asked for anew while Redis is away.
+            let accounts = accounts(&storm.guard).ok()?;
+            accounts.values().all(|it| it.held == 0).then_some(())
+        })
+        .unwrap();
+        is_charged(&storm, &format!("{first}, {round}"));
+        kill(&mut storm, Killed::Daemon);
+    }
+}
+
+#[test]
+fn a_stream_that_waits_for_an_absent_redis_when_its_daemon_is_killed_is_charged_what_was_written() {
+    let (Some(python), Some(_)) = (
+        client::python().unwrap(),
+        client::find("redis-server").unwrap(),
+    ) else {
+        return;
+    };
+    for first in [false, true] {
+        let world = world("storm-away").unwrap();
+        killed_away(&world, &python, first);
     }
 }
 

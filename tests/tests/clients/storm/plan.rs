@@ -186,6 +186,18 @@ impl Call {
         }
     }
 
+    /// One of which far more is written than is ever reserved at a time, and its provider tells of that.
+    pub(crate) fn hasty(number: u64) -> Self {
+        Self {
+            limit: Some(6_000),
+            words: 6_000,
+            per: 32,
+            pace: 0.02,
+            tell: Some(2_800),
+            ..Self::small(number, 0, 0)
+        }
+    }
+
     /// For the program that makes it.
     fn planned(&self) -> Value {
         let fate = match self.fate {
