@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use agentguard_budget::prices::{Caches, Rate, Served};
@@ -21,7 +21,8 @@ use super::{Asks, FIRST, Level, SLICE, line};
 /// Of how many equal calls what is left has room for one part each.
 const SHARE: u64 = 16;
 
-/// For how long a provider is taken to write on at its pace before it has noticed that nobody reads any more.
+/// For how long a provider is taken to write on at its pace, behind what was read last, before it has noticed that nobody
+/// reads any more.
 const UNNOTICED: Duration = Duration::from_secs(1);
 
 /// What a call has used.
@@ -71,8 +72,8 @@ pub struct Held {
     /// How many of them its model's own tokenizer has counted.
     sure: AtomicU64,
     since: OnceLock<Instant>,
-    /// How many when it broke off: what was seen later is of what its provider wrote on.
-    broke_at: Mutex<Option<(u64, Instant)>>,
+    /// Whether it broke off: what was seen later is of what its provider wrote on.
+    broke: AtomicBool,
     /// Whether what was written behind its end could not be looked at.
     unseen: AtomicBool,
     /// Whether nobody will look at what has come.
@@ -128,7 +129,7 @@ impl Held {
             seen: AtomicU64::new(0),
             sure: AtomicU64::new(0),
             since: OnceLock::new(),
-            broke_at: Mutex::new(None),
+            broke: AtomicBool::new(false),
             unseen: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             waits: AtomicBool::new(false),
@@ -279,14 +280,9 @@ impl Held {
         reported.output_tokens.is_none_or(|it| it >= surely / 2)
     }
 
-    /// It breaks off: what is seen from now on its provider has written before it noticed. Of one that was cut, and whose
-    /// provider could not know before its connection ends, that is said then again.
+    /// It broke off: what is seen from now on its provider has written before it noticed.
     pub fn breaks(&self) {
-        *self.lock_broke() = Some((self.seen(), Instant::now()));
-    }
-
-    fn lock_broke(&self) -> MutexGuard<'_, Option<(u64, Instant)>> {
-        self.broke_at.lock().unwrap_or_else(PoisonError::into_inner)
+        self.broke.store(true, Ordering::Release);
     }
 
     /// What its provider has written behind its end cannot be looked at: it may be all that it may write.
@@ -299,8 +295,8 @@ impl Held {
         self.unread.store(true, Ordering::Release);
     }
 
-    /// How many tokens a call may have written that broke off: what was reserved, or what was seen of it, and what its
-    /// provider wrote on at its pace before it noticed.
+    /// How many tokens a call may have written that broke off: what was reserved, or what was seen of it up to now, and what its
+    /// provider writes on at its pace before it notices, which is from now on.
     fn may_have_written(&self) -> u64 {
         let (reserved, limit) = (self.tokens(), self.limit());
         if self.unseen.load(Ordering::Acquire) {
@@ -309,19 +305,6 @@ impl Held {
         let seen = self.seen();
         let since = self.since.get().copied().unwrap_or_else(Instant::now);
         let more = at_pace(seen, since.elapsed(), UNNOTICED);
-        // What was seen of that already is in both.
-        let broke_at = *self.lock_broke();
-        let more = match broke_at {
-            None => more,
-            Some((before, broke)) => {
-                let behind = seen.saturating_sub(before);
-                let lasted = broke.saturating_duration_since(since);
-                // No more of it than that pace makes since then: what waited here until then was written before.
-                let came = behind.min(at_pace(before, lasted, broke.elapsed()));
-                let on = at_pace(before, lasted, UNNOTICED).saturating_sub(came);
-                more.saturating_sub(behind).max(on)
-            }
-        };
         // A provider that does not keep to the limit has written what was seen all the same, where that is counted and not
         // estimated, as the bytes of sounds are.
         let surely = self.sure.load(Ordering::Acquire);
@@ -542,11 +525,11 @@ impl Held {
         }
         let written = charge.terms.per_million > 0;
         let reported = matches!(how, Used::Reported(_));
-        match (written, reported, *self.lock_broke()) {
+        match (written, reported, self.broke.load(Ordering::Acquire)) {
             (true, false, _) if self.unseen.load(Ordering::Acquire) => OvershootCause::Unseen,
             (true, false, _) => OvershootCause::WrittenBehind,
             // More than its limit is more than it may write, wherever it was cut.
-            (true, true, Some(_)) if !self.is_whole() => OvershootCause::WrittenBehind,
+            (true, true, true) if !self.is_whole() => OvershootCause::WrittenBehind,
             _ => OvershootCause::Reported,
         }
     }
