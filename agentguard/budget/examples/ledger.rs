@@ -52,6 +52,7 @@ fn call() -> Want {
             zone: Some("Europe/Berlin".into()),
             per: Box::new([dimension]),
             reached: Reached::Deny,
+            on_loss: None,
         }),
         terms: Terms {
             fixed: 1200,

@@ -23,6 +23,7 @@ pub(crate) fn budget(id: &str, unit: Unit, limit: u64, window: Window) -> Arc<Bu
         zone: None,
         per: Box::new([Dimension::Agent]),
         reached: Reached::Deny,
+        on_loss: None,
     })
 }
 

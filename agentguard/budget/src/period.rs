@@ -185,6 +185,7 @@ mod tests {
             zone: zone.map(Into::into),
             per: Box::default(),
             reached: Reached::Deny,
+            on_loss: None,
         }
     }
 

@@ -194,6 +194,16 @@ impl Reached {
     }
 }
 
+/// What becomes of a call that a budget counts while the ledger that hosts share is away.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenAway {
+    /// It is refused.
+    Deny,
+    /// It goes on with what its host has drawn in advance.
+    Lease,
+}
+
 /// A budget, as a policy has it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Budget {
@@ -211,6 +221,8 @@ pub struct Budget {
     pub per: Box<[Dimension]>,
     /// What becomes of a call for which nothing is left.
     pub reached: Reached,
+    /// What becomes of a call while the ledger that hosts share is away. What the host is configured for, where absent.
+    pub on_loss: Option<WhenAway>,
 }
 
 /// An account of a budget that has too little left for a call, as whoever is refused is told of it.

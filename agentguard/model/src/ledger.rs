@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::{Budget, WhenAway};
+
 /// A ledger in Redis.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SharedLedger {
@@ -59,6 +61,22 @@ pub enum OnLoss {
     /// They go on with what was drawn in advance: so much of each account's limit, in percent, which the accounts that a
     /// host has charged in the last ten minutes hold for it all the time.
     Lease(u8),
+}
+
+impl OnLoss {
+    /// How much of each account's limit is drawn in advance where nothing else is said, in percent.
+    pub const PERCENT: u8 = 5;
+
+    /// What becomes of those that a budget counts, on a host that is configured for this.
+    #[must_use]
+    pub const fn of(self, budget: &Budget) -> Self {
+        match (budget.on_loss, self) {
+            (None, any) => any,
+            (Some(WhenAway::Deny), _) => Self::Deny,
+            (Some(WhenAway::Lease), Self::Lease(percent)) => Self::Lease(percent),
+            (Some(WhenAway::Lease), Self::Deny) => Self::Lease(Self::PERCENT),
+        }
+    }
 }
 
 /// A password.

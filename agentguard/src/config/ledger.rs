@@ -24,7 +24,7 @@ const PORT: u16 = 6379;
 /// Milliseconds that an answer is waited for: the least, where nothing is said, and the most.
 const TIMEOUT: (u64, u64, u64) = (10, 250, 5000);
 /// Percent of a limit that is drawn in advance, where nothing is said, and at most.
-const LEASE: (u64, u8) = (5, 50);
+const LEASE: (u8, u8) = (OnLoss::PERCENT, 50);
 
 const ADDRESS_HINT: &str = "write a host and a port, as \"redis.example.com:6379\"";
 const PASSWORD_HINT: &str =
@@ -204,7 +204,7 @@ impl Check<'_> {
         let leases = raw.is_some_and(|it| it.value == RawOnLoss::Lease);
         let said = percent.is_some();
         let (default, most) = LEASE;
-        let percent = Located::of(percent, || default);
+        let percent = Located::of(percent, || u64::from(default));
         let fits = u8::try_from(percent.value).ok();
         let fits = fits.filter(|it| (1..=most).contains(it));
         if said && !leases {

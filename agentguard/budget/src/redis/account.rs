@@ -105,6 +105,7 @@ impl Account {
             zone: zone.map(Into::into),
             per: Box::default(),
             reached: Reached::Deny,
+            on_loss: None,
         };
         let period = Period::of(&budget, since);
         if period.since != since {

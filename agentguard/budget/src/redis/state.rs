@@ -198,16 +198,16 @@ impl Inner {
             part.first = *first;
         }
         let mut state = self.lock();
-        if let OnLoss::Lease(_) = self.options.on_loss {
-            let mut wanted = false;
-            let at = state.now;
-            let charged = parts.iter().zip(&want.charges).zip(firsts);
-            for ((part, charge), first) in charged {
+        let mut wanted = false;
+        let at = state.now;
+        let charged = parts.iter().zip(&want.charges).zip(firsts);
+        for ((part, charge), first) in charged {
+            if let OnLoss::Lease(_) = self.options.on_loss.of(&charge.budget) {
                 wanted |= state.leases.uses(&part.account, charge, *first, at);
             }
-            if wanted {
-                self.work.notify_one();
-            }
+        }
+        if wanted {
+            self.work.notify_one();
         }
         let hold = Hold::new(parts, granted, want);
         state.holds.insert(granted.id, hold);
@@ -308,7 +308,7 @@ impl Inner {
         now: i64,
     ) -> Result<Granted, Refused> {
         let mut state = self.lock();
-        let why = self.may_spend(&state)?;
+        let why = self.may_spend(&state, want.charges.iter().map(|it| &it.budget))?;
         let mut room = u64::MAX;
         for (account, charge) in accounts.iter().zip(&want.charges) {
             if charge.budget.reached == Reached::Alert {
@@ -376,7 +376,7 @@ impl Inner {
         budgets: &[Arc<Budget>],
         now: i64,
     ) -> Result<u64, Refused> {
-        let why = self.may_spend(state)?;
+        let why = self.may_spend(state, budgets)?;
         let hold = state.holds.get_mut(&id).ok_or(Refused::Settled)?;
         let mut total = hold.tokens.saturating_add(more.tokens);
         for (place, (part, budget)) in hold.parts.iter().zip(budgets).enumerate() {
@@ -423,16 +423,21 @@ impl Inner {
         Ok(granted)
     }
 
-    /// Whether calls may go on while it is away, and why it is.
-    fn may_spend(&self, state: &State) -> Result<String, Refused> {
+    /// Whether a call that these count may go on while it is away, and why it is.
+    fn may_spend<'a>(
+        &self,
+        state: &State,
+        budgets: impl IntoIterator<Item = &'a Arc<Budget>>,
+    ) -> Result<String, Refused> {
         let why = match &state.standing.away {
             Some((_, why)) => why.clone(),
             // It came back in this moment.
             None => "it has just come back".to_owned(),
         };
-        match self.options.on_loss {
-            OnLoss::Deny => Err(Refused::Away(why)),
-            OnLoss::Lease(_) => Ok(why),
+        let mut budgets = budgets.into_iter();
+        match budgets.any(|it| self.options.on_loss.of(it) == OnLoss::Deny) {
+            true => Err(Refused::Away(why)),
+            false => Ok(why),
         }
     }
 
@@ -553,14 +558,17 @@ impl Inner {
 
     /// What is to be drawn in advance next.
     pub(super) fn draws(&self) -> Option<Draw> {
-        let OnLoss::Lease(percent) = self.options.on_loss else {
-            return None;
-        };
         let mut state = self.lock();
         if state.closing {
             return None;
         }
-        let (account, budget) = state.leases.wanted()?;
+        let (account, budget, percent) = loop {
+            let (account, budget) = state.leases.wanted()?;
+            // A new policy may have it otherwise.
+            if let OnLoss::Lease(percent) = self.options.on_loss.of(&budget) {
+                break (account, budget, percent);
+            }
+        };
         let hundredth = u128::from(budget.limit) * u128::from(percent) / 100;
         let chunk = u64::try_from(hundredth).unwrap_or(u64::MAX).max(1);
         state.last += 1;

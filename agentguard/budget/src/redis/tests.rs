@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use agentguard_model::budget::{Budget, Reached, Unit, Window};
+use agentguard_model::budget::{Budget, Reached, Unit, WhenAway, Window};
 use agentguard_model::ledger::OnLoss;
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -763,6 +763,58 @@ async fn what_was_drawn_in_advance_is_spent_while_it_is_away_and_no_more() {
         .reserve(&one(&tokens, 965), NOW)
         .await
         .expect("all of it");
+}
+
+/// On hosts that are configured for either.
+#[tokio::test]
+async fn a_budget_says_itself_what_becomes_of_calls_while_it_is_away() {
+    for on_loss in [OnLoss::Deny, OnLoss::Lease(5)] {
+        let Some(mut server) = Server::start(&["--appendonly", "no"]) else {
+            return;
+        };
+        let of = |id: &str, on_loss| {
+            Arc::new(Budget {
+                on_loss,
+                ..(*budget(id, Unit::Tokens, 1000, Window::Day)).clone()
+            })
+        };
+        let lease = of("lease", Some(WhenAway::Lease));
+        let deny = of("deny", Some(WhenAway::Deny));
+        let plain = of("plain", None);
+        let host = Options {
+            on_loss,
+            ..options(&server)
+        };
+        let shared = open(&host).await;
+        let by = |budgets: &[&Arc<Budget>]| {
+            let charges = budgets.iter().map(|it| charge(it, "a", 0, 1_000_000));
+            want(charges.collect(), 10, 10)
+        };
+        let (leases, denies) = (by(&[&lease]), by(&[&lease, &deny]));
+        let own = shared.reserve(&leases, NOW).await.expect("room");
+        let both = shared.reserve(&denies, NOW).await.expect("room");
+        let host = shared.reserve(&by(&[&plain]), NOW).await.expect("room");
+        let drawn = if on_loss == OnLoss::Deny { 1 } else { 2 };
+        until(&shared, "it is drawn", |it| it.leased == drawn).await;
+        // Each 10 that are held, and of one budget five percent.
+        assert_eq!(used_and_held(&server, &lease), (0, 10 + 10 + 50));
+        assert_eq!(used_and_held(&server, &deny), (0, 10));
+        server.kill();
+        until(&shared, "it is away", |it| it.away.is_some()).await;
+        let more = |id, budgets: [Arc<Budget>; 1]| {
+            let shared = &shared;
+            async move { shared.extend(id, 10.into(), &budgets, NOW).await }
+        };
+        shared.reserve(&leases, NOW).await.expect("drawn");
+        assert_eq!(more(own.id, [lease.clone()]).await.expect("drawn"), 10);
+        let refused = shared.reserve(&denies, NOW).await;
+        assert!(matches!(refused, Err(Refused::Away(_))), "{refused:?}");
+        let budgets = [lease.clone(), deny.clone()];
+        let refused = shared.extend(both.id, 10.into(), &budgets, NOW).await;
+        assert!(matches!(refused, Err(Refused::Away(_))), "{refused:?}");
+        let goes_on = more(host.id, [plain.clone()]).await.is_ok();
+        assert_eq!(goes_on, on_loss != OnLoss::Deny);
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use agentguard_model::Mode;
-use agentguard_model::budget::{Reached, Unit};
+use agentguard_model::budget::{Reached, Unit, WhenAway};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -53,6 +53,9 @@ pub(crate) struct RawBudget {
     /// What becomes of a call for which nothing is left. `deny` if absent.
     #[serde(default)]
     pub(crate) reached: Reached,
+    /// What becomes of a call while the ledger that hosts share is away. What the host is configured for, if absent.
+    #[serde(default)]
+    pub(crate) on_loss: Option<WhenAway>,
     /// What is done before it is spent. Nothing, if absent.
     #[serde(default)]
     pub(crate) soft: Option<At<RawSoft>>,

@@ -131,6 +131,7 @@ fn budget(raw: &RawBudget, known: &Known<'_>, report: &mut Report) -> Option<Bud
             zone: zone?,
             per: per?.into(),
             reached: raw.reached,
+            on_loss: raw.on_loss,
         }),
         source: Source { file: path, line },
         mode: raw.mode.unwrap_or(Mode::Enforce),

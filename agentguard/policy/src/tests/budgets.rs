@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agentguard_model::budget::{Dimension, Reached, Unit, Window};
+use agentguard_model::budget::{Dimension, Reached, Unit, WhenAway, Window};
 use agentguard_model::{Llm, LlmOperation, Tool};
 
 use super::{agent, document, llm_call, policy};
@@ -20,7 +20,7 @@ fn amounts_windows_and_accounts_are_read() {
         "budgets:
   - {id: a, unit: tokens, limit: 200000, window: day, zone: Europe/Berlin, per: [agent, label.team, model]}
   - {id: b, unit: micro_usd, limit: $25, window: month}
-  - {id: c, unit: micro_usd, limit: \"$0.000001\", window: sliding, length: 24h, reached: alert}
+  - {id: c, unit: micro_usd, limit: \"$0.000001\", window: sliding, length: 24h, reached: alert, on_loss: lease}
   - {id: d, unit: wall_time, limit: 30m, window: lifetime, per: [session]}
   - {id: e, unit: tool_calls, limit: 5, window: minute, tool: {server: [files], name: [write_*]}}
 ",
@@ -49,6 +49,12 @@ fn amounts_windows_and_accounts_are_read() {
     assert_eq!(*first.budget.per, per);
     assert_eq!(first.source.line, 4);
     assert_eq!(policy.budgets()[2].budget.reached, Reached::Alert);
+    let on_loss: Vec<_> = policy
+        .budgets()
+        .iter()
+        .map(|it| it.budget.on_loss)
+        .collect();
+    assert!(on_loss[2] == Some(WhenAway::Lease) && on_loss[0].is_none());
     assert_eq!(
         policy.budget("d").map(|it| it.budget.limit),
         Some(1_800_000)

@@ -130,10 +130,13 @@ fn redis_status(standing: Standing, shared: &SharedLedger) -> RedisStatus {
         address: shared.address(),
         prefix: shared.prefix.clone(),
         on_loss: match shared.on_loss {
-            OnLoss::Deny => "calls that a budget counts are refused meanwhile".to_owned(),
+            OnLoss::Deny => {
+                "calls that a budget counts are refused meanwhile, where it does not say otherwise"
+                    .to_owned()
+            }
             OnLoss::Lease(percent) => format!(
                 "calls that a budget counts go on with the {percent} percent of its limit that this host has drawn in \
-                 advance, until that is used up"
+                 advance, until that is used up, where it does not say otherwise"
             ),
         },
         away_since: since

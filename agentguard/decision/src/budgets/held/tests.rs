@@ -38,6 +38,7 @@ fn of(unit: Unit, hours: i64, reached: Reached) -> Arc<Budget> {
         zone: None,
         per: Box::default(),
         reached,
+        on_loss: None,
     })
 }
 
