@@ -203,6 +203,8 @@ fn a_long_prompt_that_fits_by_its_tokens_and_not_by_its_bytes_goes_where_they_ca
     for (call, said) in [
         ("openai gpt-4o 5000 100 plain 1", "100 length 100"),
         ("openai gpt-4o-mini 5000 100 stream 1", "100 length 100"),
+        // By the tokenizer of older models.
+        ("openai gpt-4-turbo 5000 100 stream 1", "100 length 100"),
         ("responses gpt-4.1 5000 100 stream 1", "100 incomplete 100"),
     ] {
         assert_eq!(lines(&room, &python, call).unwrap(), [said], "{call}");

@@ -187,6 +187,8 @@ enum RawHidden {
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum RawTokenizer {
+    /// OpenAI's, of GPT-4, GPT-4 Turbo and GPT-3.5, and of its embeddings.
+    Cl100k,
     /// OpenAI's, of GPT-4o and later.
     O200k,
 }
@@ -350,7 +352,10 @@ impl Check<'_> {
                 Some(RawHidden::WhenAsked) => Hidden::WhenAsked,
                 Some(RawHidden::Always) | None => Hidden::Always,
             },
-            tokenizer: model.tokenizer.map(|RawTokenizer::O200k| Tokenizer::O200k),
+            tokenizer: model.tokenizer.map(|it| match it {
+                RawTokenizer::Cl100k => Tokenizer::Cl100k,
+                RawTokenizer::O200k => Tokenizer::O200k,
+            }),
         };
         Row {
             models,

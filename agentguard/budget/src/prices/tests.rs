@@ -2,6 +2,7 @@ use agentguard_model::Usage;
 use proptest::prelude::*;
 
 use super::{BUILT_IN, Caches, Hidden, Origin, Prices, Tier, file};
+use crate::tokens::Tokenizer;
 
 /// The names of built-in providers whose models are priced. Routers (`openrouter`) have none of their own.
 const PROVIDERS: [&str; 12] = [
@@ -223,9 +224,43 @@ fn a_model_that_is_not_known_costs_what_the_dearest_does() {
     assert!(!prices.of("openai", &"a/".repeat(10_000)).known);
 }
 
+/// As `OpenAI`'s `tiktoken` has them by their models' names.
+#[test]
+fn models_have_the_tokenizers_that_openai_says() {
+    let prices = Prices::built_in();
+    let (cl100k, o200k) = (Some(Tokenizer::Cl100k), Some(Tokenizer::O200k));
+    for (provider, model, expected) in [
+        ("openai", "gpt-4", cl100k),
+        ("openai", "gpt-4-0613", cl100k),
+        ("azure_openai", "gpt-4-32k-0613", cl100k),
+        ("openai", "gpt-4-turbo-2024-04-09", cl100k),
+        ("openai", "gpt-4-turbo-preview", cl100k),
+        ("openai", "gpt-4-0125-preview", cl100k),
+        ("openrouter", "openai/gpt-4-turbo", cl100k),
+        ("openai", "gpt-3.5-turbo-0125", cl100k),
+        ("openai", "gpt-3.5-turbo-instruct", cl100k),
+        ("azure_openai", "gpt-35-turbo-16k", cl100k),
+        ("openai", "text-embedding-3-small", cl100k),
+        ("openai", "text-embedding-3-large", cl100k),
+        ("azure_openai", "text-embedding-ada-002", cl100k),
+        ("openai", "gpt-4o-2024-08-06", o200k),
+        ("openai", "chatgpt-4o-latest", o200k),
+        ("openai", "gpt-4.1-mini", o200k),
+        ("openai", "gpt-4.5-preview", o200k),
+        ("openai", "o3-mini", o200k),
+        ("groq", "openai/gpt-oss-120b", o200k),
+        ("anthropic", "claude-haiku-4-5", None),
+        ("openai", "gpt-4-of-nobody", None),
+    ] {
+        let found = prices.of(provider, model).rate.tokenizer;
+        assert_eq!(found, expected, "{model} at {provider}");
+    }
+}
+
 const OWN: &str = "version: 1
 models:
   - {models: [gpt-4o], providers: [openai], input: 1, output: 2}
+  - {models: [tuned], input: 1, output: 2, tokenizer: cl100k}
   - {models: [llama-own], input: 0, output: 0, hidden: never, context: 8192}
   - {models: ['*'], providers: [ollama], input: 0, output: 0}
 names:
@@ -249,6 +284,9 @@ fn an_operator_s_file_comes_first() {
     assert_eq!(input("anywhere", "fast"), (true, 0));
     assert_eq!(input("ollama", "anything:70b"), (true, 0));
     assert_eq!(input("openai", "anything:70b"), (false, 150_000_000));
+    let tokenizer = |model| prices.of("openai", model).rate.tokenizer;
+    assert_eq!(tokenizer("tuned"), Some(Tokenizer::Cl100k));
+    assert_eq!(tokenizer("gpt-4o"), None, "the file says of none");
     assert_eq!(prices.list()[0].origin, Origin::File);
     assert!(prices.list().iter().any(|it| it.origin == Origin::BuiltIn));
     let refused = Prices::with("own.yaml", "version: 1\nmodel: []\n").unwrap_err();

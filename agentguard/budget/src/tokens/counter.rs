@@ -24,6 +24,7 @@ pub struct Counter {
 #[derive(Clone, Debug)]
 enum How {
     Exact {
+        tokenizer: Tokenizer,
         /// Tokens that no more text can change.
         settled: u64,
         /// The text behind them.
@@ -44,7 +45,8 @@ impl Counter {
     #[must_use]
     pub const fn new(tokenizer: Option<Tokenizer>) -> Self {
         let how = match tokenizer {
-            Some(Tokenizer::O200k) => How::Exact {
+            Some(tokenizer) => How::Exact {
+                tokenizer,
                 settled: 0,
                 kept: String::new(),
                 open: 0,
@@ -69,15 +71,16 @@ impl Counter {
                 *twelfths = twelfths.saturating_add(worth);
             }
             How::Exact {
+                tokenizer,
                 settled,
                 kept,
                 open,
             } => {
                 kept.push_str(text);
-                let (tokens, rest) = settle(kept);
+                let (tokens, rest) = settle(*tokenizer, kept);
                 *settled = settled.saturating_add(tokens);
                 kept.drain(..rest);
-                *open = bpe_openai::o200k_base().count(kept.as_str()) as u64;
+                *open = tokenizer.count(kept);
                 if kept.len() > KEPT {
                     *settled = settled.saturating_add(std::mem::take(open));
                     kept.clear();
@@ -105,25 +108,22 @@ impl Counter {
 /// The tokens that no more text changes, and where they end.
 ///
 /// A text is split into words, runs of signs and runs of spaces, and each is made tokens of by itself. What comes later
-/// may lengthen the last of them (`wor` `ld`), or join the last two (`don` `'` and `t`; lines and spaces, when another
-/// line ends): how the third from the end ends is settled by what is there of the last two.
-fn settle(text: &str) -> (u64, usize) {
-    let tokenizer = bpe_openai::o200k_base();
+/// may lengthen the last of them (`wor` `ld`), or join the last two (`don` `'` and `t`, which is one word with
+/// [`Tokenizer::O200k`] and `don` `'t` with [`Tokenizer::Cl100k`]; with both, lines and spaces, when another line ends):
+/// how the third from the end ends is settled by what is there of the last two.
+fn settle(tokenizer: Tokenizer, text: &str) -> (u64, usize) {
+    let tables = tokenizer.tables();
     let (mut tokens, mut end) = (0_u64, 0_usize);
-    let mut last = [None, None];
-    for piece in tokenizer.split(text) {
+    let mut last: [Option<&str>; 2] = [None, None];
+    for piece in tables.split(text) {
         let [before, latest] = last;
         if let Some(before) = before {
-            tokens = tokens.saturating_add(count(before));
+            tokens = tokens.saturating_add(tables.bpe.count(before.as_bytes()) as u64);
             end += before.len();
         }
         last = [latest, Some(piece)];
     }
     (tokens, end)
-}
-
-fn count(piece: &str) -> u64 {
-    bpe_openai::o200k_base().bpe.count(piece.as_bytes()) as u64
 }
 
 /// What a byte is worth, in twelfths of a token. A character has its worth with its first byte.

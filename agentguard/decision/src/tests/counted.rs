@@ -90,12 +90,14 @@ impl Call {
         }
     }
 
-    fn streaming(mut self) -> Self {
-        let llm = self.asked.seen().llm.cloned().unwrap();
-        let llm = Llm {
-            stream: true,
-            ..llm
-        };
+    fn streaming(self) -> Self {
+        self.but(|it| it.stream = true)
+    }
+
+    /// The same with another call of a model.
+    fn but(mut self, change: impl FnOnce(&mut Llm)) -> Self {
+        let mut llm = self.asked.seen().llm.cloned().unwrap();
+        change(&mut llm);
         let again = Self::saying("gpt-4o", 0, self.body.clone());
         self.asked = again.asked.calling(llm);
         self
@@ -182,6 +184,36 @@ async fn a_call_that_fits_by_its_tokens_and_not_by_its_bytes_goes() {
         assert_eq!(settled.settled, Some(expected), "{unit}");
         assert_eq!(settled.overshoot, None, "{unit}");
         assert!(settled.counted, "{unit}");
+    }
+}
+
+/// Of what is not English, older models read far more tokens than those that came later.
+#[tokio::test]
+async fn each_model_is_counted_by_its_own_tokenizer() {
+    // 14 tokens for GPT-4 and 4 for GPT-4o, of 38 bytes.
+    let hindi = "नमस्ते दुनिया ".repeat(500);
+    for (model, operation, expected) in [
+        ("gpt-4o", LlmOperation::Chat, 2_000..2_500),
+        ("gpt-4-turbo", LlmOperation::Chat, 7_000..7_500),
+        ("gpt-3.5-turbo", LlmOperation::Chat, 7_000..7_500),
+        // Around these more may be written.
+        (
+            "text-embedding-3-small",
+            LlmOperation::Embeddings,
+            9_000..9_500,
+        ),
+    ] {
+        let call = || Call::of(model, 100, &hindi).but(|it| it.operation = operation);
+        let (decider, _ledger) = charging("input_tokens", "10000");
+        let decided = call().decided(&decider).await;
+        assert!(decided.allowed, "{model}: {:?}", decided.reason);
+        let line = line(&decider);
+        assert!(line.counted, "{model}");
+        assert!(expected.contains(&line.reserved), "{model}: {line:?}");
+        // It has no room with one less.
+        let (decider, _ledger) = charging("input_tokens", &(line.reserved - 1).to_string());
+        let decided = call().decided(&decider).await;
+        assert_eq!(decided.reason.code, ReasonCode::BudgetExhausted, "{model}");
     }
 }
 

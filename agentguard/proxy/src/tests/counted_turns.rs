@@ -248,6 +248,30 @@ async fn the_connection_ends_where_a_provider_writes_on_behind_a_cut() {
     assert!((10..=300).contains(&beside), "{beside}");
 }
 
+/// Of what is not English, older models write far more tokens than those that came later: a number that may be right of
+/// one is far too low of the other.
+#[tokio::test]
+async fn what_is_written_is_counted_by_the_tokenizer_of_its_model() {
+    for (model, expected) in [("gpt-4o", 200..=200), ("gpt-4-turbo", 550..=600)] {
+        let world = world(10_000).await;
+        let mut sides = Sides::of(&world).await;
+        sides.calls("a", model, 600).await;
+        sides.hears(&created("a", "a1")).await;
+        // 14 tokens for GPT-4, and 4 for GPT-4o.
+        for _ in 0..40 {
+            let said = json!({ "type": "response.output_text.delta", "stream_id": "a", "output_index": 0,
+                "delta": "नमस्ते दुनिया " });
+            sides.hears(&said).await;
+        }
+        sides.hears(&completed("a", "a1", 200)).await;
+        let decisions = sides.part(world).await;
+        let [charged] = settled(&decisions)[..] else {
+            panic!("{decisions:#?}");
+        };
+        assert!(expected.contains(&charged), "{model}: {charged}");
+    }
+}
+
 /// A client whose calls may use much and use little spends nearly all of a small budget: one after the other, and at once.
 #[tokio::test]
 async fn what_turns_may_use_and_do_not_stops_none() {

@@ -29,7 +29,7 @@ models:
   - {"models":["gpt-4o"],"providers":["openai"],"batch":0.5,"cache_read":1.25,"context":128000,"hidden":"never","input":2.5,"max_output":16384,"output":10,"priority":1.7,"regional":1,"tokenizer":"o200k"}
   - {"models":["gpt-5.5"],"providers":["openai"],"batch":0.5,"flex":0.5,"hidden":"always","input":5,"long":[{"above":272000,"audio_input":10.0,"audio_output":45.0,"cache_read":1.0,"cache_write":10.0,"cache_write_long":10.0,"input":10.0,"output":45.0}],"output":30,"priority":2,"regional":1.12,"tokenizer":"o200k"}
   - {"models":["of-nobody-here"],"providers":["mistral"],"input":1,"output":2}
-  - {"models":["text-embedding-3-small"],"providers":["openai"],"batch":0.5,"context":8191,"hidden":"never","input":0.02,"output":0,"regional":1}
+  - {"models":["text-embedding-3-small"],"providers":["openai"],"batch":0.5,"context":8191,"hidden":"never","input":0.02,"output":0,"regional":1,"tokenizer":"cl100k"}
   - {"models":["claude-3-haiku@20240307"],"providers":["vertex"],"batch":0.5,"cache_write":0.3,"cache_write_long":0.5,"hidden":"never","input":0.25,"output":1.25}
   - {"models":["claude-sonnet-4-5@20250929"],"providers":["vertex"],"batch":0.5,"cache_read":0.33,"cache_write":4.125,"cache_write_long":6.6,"hidden":"when_asked","input":3.3,"long":[{"above":200000,"input":6.6,"output":24.75}],"output":16.5}
 "#

@@ -2,10 +2,12 @@ use proptest::prelude::*;
 
 use super::{Counter, KEPT, Tokenizer};
 
-const O200K: Option<Tokenizer> = Some(Tokenizer::O200k);
-
-fn whole(text: &str) -> u64 {
-    bpe_openai::o200k_base().count(text) as u64
+fn whole(text: &str, tokenizer: Tokenizer) -> u64 {
+    let tables = match tokenizer {
+        Tokenizer::Cl100k => bpe_openai::cl100k_base(),
+        Tokenizer::O200k => bpe_openai::o200k_base(),
+    };
+    tables.count(text) as u64
 }
 
 /// Counts a text that comes in pieces of these many characters, one after the other and from the first again.
@@ -22,19 +24,57 @@ fn counted(text: &str, lengths: &[usize], tokenizer: Option<Tokenizer>) -> Count
     counter
 }
 
+/// By `cl100k_base` and by `o200k_base`, each as `OpenAI`'s own `tiktoken` has it.
 #[test]
 fn known_texts_have_the_tokens_that_openai_counts() {
     for (text, expected) in [
-        ("", 0),
-        ("hello", 1),
-        ("hello world", 2),
-        ("don't", 2),
-        ("Привет, мир!", 5),
-        ("antidisestablishmentarianism", 6),
+        ("", [0, 0]),
+        ("hello", [1, 1]),
+        ("hello world", [2, 2]),
+        // Of OpenAI's guide to counting tokens.
+        ("tiktoken is great!", [6, 6]),
+        ("antidisestablishmentarianism", [6, 6]),
+        ("2 + 2 = 4", [7, 7]),
+        ("お誕生日おめでとう", [9, 8]),
+        // What is shortened is a piece by itself, or belongs to its word.
+        ("don't", [2, 1]),
+        ("it's John's", [4, 2]),
+        // Words are divided where they have a capital, or are not; here that is as many.
+        ("getHTTPResponse", [3, 3]),
+        // Marks are signs, or belong to a word.
+        ("cafe\u{301} au lait", [6, 5]),
+        ("नमस्ते दुनिया", [13, 5]),
+        // Slashes go on behind the end of a line, or do not.
+        ("//\n//\n", [2, 2]),
+        ("path/\n/to", [3, 3]),
+        ("12345678", [3, 3]),
+        ("Привет, мир!", [7, 5]),
+        ("我们的模型可以读取很长的文本。", [14, 9]),
+        ("مرحبا بالعالم", [10, 4]),
+        ("🙂", [2, 1]),
     ] {
-        let count = counted(text, &[1], O200K).count();
-        assert_eq!(count, whole(text), "{text}");
-        assert!(count.abs_diff(expected) <= 1, "{text}: {count}");
+        for (tokenizer, expected) in Tokenizer::ALL.into_iter().zip(expected) {
+            let count = counted(text, &[1], Some(tokenizer)).count();
+            assert_eq!(count, expected, "{text} by {tokenizer:?}");
+            assert_eq!(count, whole(text, tokenizer), "{text} by {tokenizer:?}");
+        }
+    }
+}
+
+/// Where a text may be divided differs: what one joins to a word, the other does not.
+#[test]
+fn each_tokenizer_has_its_own_pieces() {
+    for (text, cl100k, o200k) in [
+        ("I don't", &["I", " don", "'t"][..], &["I", " don't"][..]),
+        ("WE'LL'VE", &["WE", "'LL", "'VE"], &["WE'LL", "'VE"]),
+        ("fooBarBAZ", &["fooBarBAZ"], &["foo", "Bar", "BAZ"]),
+        ("e\u{301}a", &["e", "\u{301}a"], &["e\u{301}a"]),
+        ("!!\n/\n", &["!!\n", "/\n"], &["!!\n/\n"]),
+    ] {
+        for (tokenizer, expected) in [(Tokenizer::Cl100k, cl100k), (Tokenizer::O200k, o200k)] {
+            let pieces: Vec<_> = tokenizer.tables().split(text).collect();
+            assert_eq!(pieces, expected, "{tokenizer:?}");
+        }
     }
 }
 
@@ -42,38 +82,58 @@ fn known_texts_have_the_tokens_that_openai_counts() {
 fn what_joins_two_pieces_counts_once() {
     for text in [
         "don't we'll they've I'D",
+        "'re 're'r'rex 'l'll ''ve 'V'E",
         "a  \n  \n  b",
         "a   b\t\tc \r\n\r\n d",
         "  \n \n\n   \n x",
+        "\t\t\t'd  't \n'm\r 's",
         "12345678 1.5e10",
         "!!\n\n//\r\n?? ''s '' 'll",
         "XMLHttpRequest fooBAR Baz\u{301}",
         "日本語のテキスト、そして English",
         "🙂🙂‍↔️ \u{200d}\u{fe0f}",
     ] {
-        for length in 1..6 {
-            let count = counted(text, &[length], O200K).count();
-            assert_eq!(count, whole(text), "{text:?} by {length}");
+        for tokenizer in Tokenizer::ALL {
+            for length in 1..6 {
+                let count = counted(text, &[length], Some(tokenizer)).count();
+                let expected = whole(text, tokenizer);
+                assert_eq!(count, expected, "{text:?} by {length}, {tokenizer:?}");
+            }
         }
     }
 }
 
 #[test]
 fn a_run_without_end_is_counted_in_bounded_memory() {
-    for run in ["a", "=", " ", "\n", "日", "ab", "-=", "\u{e01}\u{e34}"] {
-        let text = run.repeat(20_000 / run.len());
-        let counter = counted(&text, &[3], O200K);
-        let super::How::Exact { kept, .. } = &counter.how else {
-            panic!("{counter:?}");
-        };
-        assert!(kept.capacity() <= 4 * KEPT, "{}", kept.capacity());
-        let runs = (text.len() / KEPT) as u64 + 1;
-        let off = counter.count().abs_diff(whole(&text));
-        assert!(
-            off <= Counter::OVER_A_RUN * runs,
-            "{run:?}: {off} of {runs}"
-        );
-        assert!(counter.count() <= counter.most());
+    let runs = [
+        "a",
+        "=",
+        " ",
+        "\n",
+        "日",
+        "ab",
+        "aB",
+        "-=",
+        "\u{e01}\u{e34}",
+        "\u{301}",
+        "🙂",
+    ];
+    for tokenizer in Tokenizer::ALL {
+        for run in runs {
+            let text = run.repeat(20_000 / run.len());
+            let counter = counted(&text, &[3], Some(tokenizer));
+            let super::How::Exact { kept, .. } = &counter.how else {
+                panic!("{counter:?}");
+            };
+            assert!(kept.capacity() <= 4 * KEPT, "{}", kept.capacity());
+            let runs = (text.len() / KEPT) as u64 + 1;
+            let off = counter.count().abs_diff(whole(&text, tokenizer));
+            assert!(
+                off <= Counter::OVER_A_RUN * runs,
+                "{run:?} by {tokenizer:?}: {off} of {runs}"
+            );
+            assert!(counter.count() <= counter.most());
+        }
     }
 }
 
@@ -88,6 +148,8 @@ fn hard() -> impl Strategy<Value = String> {
             "'",
             "ll",
             "'LL",
+            "'r",
+            "e",
             " ",
             "  ",
             "\n",
@@ -122,9 +184,11 @@ fn hard() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn any_pieces_have_the_tokens_of_the_whole(text in prop_oneof![hard(), "\\PC{0,120}"], lengths in prop::collection::vec(1_usize..9, 1..6)) {
-        let counter = counted(&text, &lengths, O200K);
-        prop_assert_eq!(counter.count(), whole(&text));
-        prop_assert!(counter.count() <= counter.most());
+        for tokenizer in Tokenizer::ALL {
+            let counter = counted(&text, &lengths, Some(tokenizer));
+            prop_assert_eq!(counter.count(), whole(&text, tokenizer), "{:?}", tokenizer);
+            prop_assert!(counter.count() <= counter.most());
+        }
     }
 
     #[test]
