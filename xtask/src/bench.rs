@@ -197,13 +197,17 @@ fn policy(workspace: &Workspace) -> Result<Vec<Line>> {
 const BUDGET_ROUNDS: usize = 7;
 
 /// What it costs to reserve and to settle a call with five accounts, on one processor: in the ledger of one host beside a
-/// write of as many bytes, and in the one that hosts share beside a round trip to the same server. And what a forecast from
-/// the record costs: reading a million decisions, and telling how they go on.
+/// write of as many bytes, and in the one that hosts share beside a round trip to the same server. And what forecasts cost of
+/// accounts with a million calls, beside a list without them; with how long their ledger takes to open, beside a reading of
+/// its files.
 fn budget(workspace: &Workspace) -> Result<Vec<Line>> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "agentguard-budget"]);
-    exec::run(cargo.args(["--example", "ledger", "--example", "forecast_bench"]))?;
-    let forecast = workspace.target().join("release/examples/forecast_bench");
+    exec::run(cargo.args(["--example", "ledger"]))?;
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "agentguard-control"]);
+    exec::run(cargo.args(["--example", "forecast"]))?;
+    let forecast = workspace.target().join("release/examples/forecast");
     let ledger = workspace.target().join("release/examples/ledger");
     let directory = workspace.target().join("bench/budget");
     let mut samples = Vec::new();
@@ -219,8 +223,16 @@ fn budget(workspace: &Workspace) -> Result<Vec<Line>> {
         samples.extend(printed(Command::new(&ledger).arg("redis"))?);
     }
     fs::remove_dir_all(&directory)?;
-    samples.extend(printed(&mut Command::new(&forecast))?);
-    Ok(summed_up(samples, &["write_200_bytes", "redis_incr"]))
+    fs::create_dir_all(&directory)?;
+    for task in ["charge", "ask"] {
+        let mut command = Command::new(&forecast);
+        samples.extend(printed(command.arg(task).arg(&directory))?);
+    }
+    fs::remove_dir_all(&directory)?;
+    Ok(summed_up(
+        samples,
+        &["write_200_bytes", "redis_incr", "read_files", "listed"],
+    ))
 }
 
 /// How often the decoders are measured.

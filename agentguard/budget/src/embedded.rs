@@ -320,7 +320,7 @@ impl Embedded {
             (_, None) => Counts::Always,
         };
         let mut course = Course {
-            limit: Some(budget.limit),
+            limit: budget.limit,
             begin: period.since,
             counts,
             now,

@@ -19,14 +19,12 @@ mod course;
 mod curve;
 mod number;
 mod recent;
-mod record;
 mod seasonal;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use course::part;
 pub use course::{Counts, Course, Ended, MAX_ENDED, PARTS, Spread};
-pub(crate) use record::part;
-pub use record::{MAX_SCOPES, Record};
 
 use curve::Flow;
 use number::{amount, of, span};
@@ -48,7 +46,7 @@ const GOES_ON: u8 = 4;
 pub struct Forecast {
     /// How fast it is used.
     pub burn_rate: BurnRate,
-    /// When the limit is reached. None: not in this window, as far as can be said, or there is no limit.
+    /// When the limit is reached. None: not in this window, as far as can be said.
     pub exhausted: Option<Exhaustion>,
     /// What is used when the window ends; of one that slides, when what is used now counts no more. None: it does not end.
     pub at_end: Option<Estimate>,
@@ -145,9 +143,9 @@ impl Forecast {
 
     /// Of time, in milliseconds, which passes by itself: as a budget of it is used up.
     #[must_use]
-    pub fn of_time(limit: Option<u64>, used: u64, now: i64, until: Option<i64>) -> Self {
-        let left = limit.map(|limit| limit.saturating_sub(used));
-        let over = left.map(|left| now.saturating_add(i64::try_from(left).unwrap_or(i64::MAX)));
+    pub fn of_time(limit: u64, used: u64, now: i64, until: Option<i64>) -> Self {
+        let left = i64::try_from(limit.saturating_sub(used)).unwrap_or(i64::MAX);
+        let over = Some(now.saturating_add(left));
         let over = over.filter(|over| until.is_none_or(|until| *over <= until));
         let end = until.map(|until| u64::try_from(until.saturating_sub(now)).unwrap_or(0));
         let end = end.map(|rest| used.saturating_add(rest));

@@ -33,12 +33,8 @@ impl Period {
     /// What cannot be computed (times beyond the year 9999, a zone that is none) is one period without
     /// an end: it limits more.
     pub(crate) fn of(budget: &Budget, now: i64) -> Self {
-        Self::of_window(budget.window, budget.zone.as_deref(), now)
-    }
-
-    /// Of a window, in a time zone.
-    pub(crate) fn of_window(window: Window, zone: Option<&str>, now: i64) -> Self {
-        Self::computed(window, zone, now).unwrap_or(Self::ENDLESS)
+        let zone = budget.zone.as_deref();
+        Self::computed(budget.window, zone, now).unwrap_or(Self::ENDLESS)
     }
 
     fn computed(window: Window, zone: Option<&str>, now: i64) -> Option<Self> {

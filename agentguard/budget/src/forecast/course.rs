@@ -89,8 +89,8 @@ pub enum Counts {
 /// How an account has been used until now. Times are milliseconds of the Unix time.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Course {
-    /// How much there is. None: nobody said.
-    pub limit: Option<u64>,
+    /// How much there is.
+    pub limit: u64,
     /// When the window began; without one of the calendar, when something was used first.
     pub begin: i64,
     /// For how long it counts.
@@ -105,4 +105,11 @@ pub struct Course {
     pub spread: Spread,
     /// Windows of the calendar that ended, in any order; the latest [`MAX_ENDED`] are looked at.
     pub ended: Vec<Ended>,
+}
+
+/// How long a part of a window of the calendar is, in milliseconds.
+pub(crate) fn part((since, until): (i64, i64)) -> i64 {
+    let length = until.saturating_sub(since);
+    let parts = i64::try_from(PARTS).unwrap_or(1);
+    length.saturating_add(parts - 1).div_euclid(parts).max(1)
 }

@@ -90,25 +90,23 @@ pub(super) fn ends(
         }),
         _ => None,
     };
-    let reached = course.limit.and_then(|limit| {
-        let reaches = |which: fn(&Flow) -> f64| {
-            let after = crossing(of(limit), times, &counts, flows, which)?;
-            Some(time(course.now, after))
-        };
-        let (earliest, at, latest) = (
-            reaches(|flow| flow.high),
-            reaches(|flow| flow.expected),
-            reaches(|flow| flow.low),
-        );
-        let earliest = match committed >= limit {
-            true => Some(course.now),
-            false => earliest,
-        };
-        earliest.map(|earliest| Exhaustion {
-            earliest,
-            at,
-            latest,
-        })
+    let reaches = |which: fn(&Flow) -> f64| {
+        let after = crossing(of(course.limit), times, &counts, flows, which)?;
+        Some(time(course.now, after))
+    };
+    let (earliest, at, latest) = (
+        reaches(|flow| flow.high),
+        reaches(|flow| flow.expected),
+        reaches(|flow| flow.low),
+    );
+    let earliest = match committed >= course.limit {
+        true => Some(course.now),
+        false => earliest,
+    };
+    let reached = earliest.map(|earliest| Exhaustion {
+        earliest,
+        at,
+        latest,
     });
     (at_end, reached)
 }

@@ -40,7 +40,7 @@ fn count(amounts: &[u64]) -> i64 {
 fn day(number: i64, amounts: &[u64]) -> Course {
     let begin = MONDAY + number * DAY;
     Course {
-        limit: None,
+        limit: u64::MAX,
         begin,
         counts: Counts::Until(begin + DAY),
         now: begin + count(amounts) * HALF,
@@ -97,7 +97,7 @@ fn nothing_is_said_where_nothing_can_be() {
 #[test]
 fn an_even_rate_goes_on() {
     let course = Course {
-        limit: Some(300),
+        limit: 300,
         ..day(0, &[10; 24])
     };
     let forecast = Forecast::of(&course).expect("a forecast");
@@ -117,7 +117,7 @@ fn an_even_rate_goes_on() {
     assert!(reached.earliest > course.now + 2 * HOUR);
     assert!(reached.latest.expect("a time") < course.now + 4 * HOUR);
     let enough = Course {
-        limit: Some(1000),
+        limit: 1000,
         ..course.clone()
     };
     assert_eq!(Forecast::of(&enough).expect("a forecast").exhausted, None);
@@ -137,7 +137,7 @@ fn an_even_rate_goes_on() {
 #[test]
 fn a_sliding_window_forgets_what_it_gains() {
     let course = |limit, amounts: &[u64]| Course {
-        limit: Some(limit),
+        limit,
         begin: MONDAY,
         counts: Counts::For(HOUR),
         now: MONDAY + count(amounts) * 60_000,
@@ -163,7 +163,7 @@ fn a_sliding_window_forgets_what_it_gains() {
 #[test]
 fn what_never_ends_is_told_no_further_than_it_was_seen() {
     let course = |limit| Course {
-        limit: Some(limit),
+        limit,
         begin: MONDAY,
         counts: Counts::Always,
         now: MONDAY + 10 * HOUR,
@@ -186,18 +186,18 @@ fn what_never_ends_is_told_no_further_than_it_was_seen() {
 
 #[test]
 fn time_passes_as_fast_as_ever() {
-    let forecast = Forecast::of_time(Some(60_000), 20_000, MONDAY, None);
+    let forecast = Forecast::of_time(60_000, 20_000, MONDAY, None);
     assert_eq!(
         forecast.exhausted.and_then(|it| it.at),
         Some(MONDAY + 40_000)
     );
     assert_eq!(forecast.burn_rate.recent, 3_600_000);
-    let enough = Forecast::of_time(Some(60_000), 20_000, MONDAY, Some(MONDAY + 10_000));
+    let enough = Forecast::of_time(60_000, 20_000, MONDAY, Some(MONDAY + 10_000));
     assert_eq!(
         (enough.exhausted, enough.at_end.map(|it| it.expected)),
         (None, Some(30_000))
     );
-    let far = Forecast::of_time(Some(u64::MAX), 0, i64::MAX - 1, None);
+    let far = Forecast::of_time(u64::MAX, 0, i64::MAX - 1, None);
     assert_eq!(far.exhausted.and_then(|it| it.at), Some(i64::MAX));
 }
 
@@ -381,7 +381,7 @@ fn courses() -> impl Strategy<Value = Course> {
         .prop_map(|(amounts, past, later, limit, held)| {
             let mut course = day(0, &amounts);
             course.now += later;
-            course.limit = Some(limit);
+            course.limit = limit;
             course.held = held;
             let past = (1_i64..).zip(past).filter(|(_, (there, _))| *there);
             course.ended = past.map(|(back, (_, parts))| ended(-back, parts)).collect();
@@ -392,7 +392,7 @@ fn courses() -> impl Strategy<Value = Course> {
 fn scaled(course: &Course, by: u64) -> Course {
     let all = |amounts: &[u64]| amounts.iter().map(|it| it * by).collect();
     Course {
-        limit: course.limit.map(|it| it * by),
+        limit: course.limit * by,
         used: course.used * by,
         held: course.held * by,
         spread: Spread {
@@ -450,7 +450,7 @@ fn wild() -> impl Strategy<Value = Course> {
     let past = proptest::collection::vec(past, 0..8);
     (numbers, number(), counts, number(), spread, past).prop_map(
         |((limit, used, held), begin, counts, now, spread, ended)| Course {
-            limit,
+            limit: limit.unwrap_or(u64::MAX),
             begin,
             counts,
             now,
@@ -502,7 +502,7 @@ proptest! {
         is_sound(&course)?;
         // The limit is reached before the window ends exactly where more is expected than there is.
         if let Some(forecast) = Forecast::of(&course) {
-            let (end, limit) = (forecast.at_end.expect("an end"), course.limit.expect("a limit"));
+            let (end, limit) = (forecast.at_end.expect("an end"), course.limit);
             let at = forecast.exhausted.and_then(|it| it.at);
             if end.expected != limit {
                 prop_assert_eq!(at.is_some(), end.expected > limit, "{:?}", forecast);

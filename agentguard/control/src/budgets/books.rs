@@ -272,8 +272,8 @@ impl<'a> Books<'a> {
                 let state = found.state.filter(|it| it.used > 0);
                 return Ok(
                     state.map_or(Err("its time begins with the next call"), |state| {
-                        let limit = Some(budget.limit);
-                        Ok(Forecast::of_time(limit, state.used, self.now, state.until))
+                        let (limit, used) = (budget.limit, state.used);
+                        Ok(Forecast::of_time(limit, used, self.now, state.until))
                     }),
                 );
             }
