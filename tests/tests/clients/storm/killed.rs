@@ -160,7 +160,7 @@ fn is_charged(storm: &Storm<'_>, what: &str) {
 
 /// A stream waits for a Redis that is away when somebody is killed, and its provider has written on. `first`: Redis is back
 /// before the daemon is.
-fn killed_away<'w>(world: &'w World, python: &Path, first: bool) {
+fn killed_away(world: &World, python: &Path, first: bool) {
     let mut redis = Redis::new(world);
     redis.start();
     let store = Store::Shared(RefCell::new(redis));
