@@ -120,6 +120,9 @@ pub struct Shared {
     attempts: watch::Receiver<u64>,
 }
 
+/// For how long Redis remembers what has expired, and a bit less, in milliseconds.
+const REMEMBERED: i64 = 23 * 3_600_000;
+
 /// What this process goes by in Redis.
 #[derive(Debug)]
 struct Names {
@@ -403,6 +406,7 @@ fn parts(want: &Want, accounts: &[Arc<Account>], tokens: u64) -> Vec<Part> {
             false => 0,
         },
         leased: 0,
+        covered: 0,
         first: i64::MAX,
     };
     charges.map(part).collect()

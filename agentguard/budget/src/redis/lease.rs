@@ -203,7 +203,7 @@ impl Lease {
         let spent = Spent {
             account: Arc::clone(&self.account),
             held: self.amount,
-            leased: 0,
+            covered: 0,
             used: (!self.spoiled).then_some(0),
         };
         let hold = self.hold.take();

@@ -58,8 +58,8 @@ pub(super) struct Spent {
     pub(super) account: Arc<Account>,
     /// What is held for it.
     pub(super) held: u64,
-    /// What of that is of what was drawn in advance.
-    pub(super) leased: u64,
+    /// As [`super::state::Part::covered`].
+    pub(super) covered: u64,
     /// None: as much as is held.
     pub(super) used: Option<u64>,
 }
@@ -71,6 +71,8 @@ pub(super) struct Settlement {
     pub(super) sequence: u64,
     pub(super) hold: u64,
     pub(super) at: i64,
+    /// Whether it is of none, and gives back what was drawn in advance.
+    pub(super) gives_back: bool,
     pub(super) parts: Vec<Spent>,
 }
 

@@ -1,7 +1,6 @@
 //! What this host knows by itself: what its calls hold, what waits to be settled, and how it stands with Redis.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agentguard_model::budget::{Budget, Reached, Unit};
@@ -14,6 +13,7 @@ use super::lease::Leases;
 use super::link::{Link, Lost};
 use super::notes::Notes;
 use super::script::{self, Held, Settlement, Spent};
+use super::upkeep::batch;
 use super::{MAX_WAITING, Names, Options};
 use crate::charge::{self, Balance, Granted, HoldId, More, Short, Terms, Want};
 use crate::ledger::Refused;
@@ -41,6 +41,9 @@ pub(super) struct Part {
     pub(super) held: u64,
     /// What of that comes from what was drawn in advance, and is not known to Redis.
     pub(super) leased: u64,
+    /// What of it is charged with what was drawn in advance, should this process die: as [`Self::leased`], until Redis knows
+    /// both.
+    pub(super) covered: u64,
     /// When the account was charged first, as was known when the call began.
     pub(super) first: i64,
 }
@@ -52,8 +55,10 @@ pub(super) struct Hold {
     pub(super) tokens: u64,
     /// How many its provider may have written in all when this host dies, if that is more.
     owes: u64,
-    /// How many of those were noted.
-    noted: u64,
+    /// Whether it is something else than Redis knows.
+    unknown: bool,
+    /// What was noted last: what it owes, and of all its parts what they hold, and what of that is covered.
+    noted: Option<[u64; 3]>,
 }
 
 /// What is to be drawn in advance: under which number, of which account, and how much.
@@ -94,8 +99,10 @@ struct State {
     standing: Standing,
     /// Where this process is to be outlived by what Redis does not know.
     notes: Option<Notes>,
-    /// Of what other processes have left, what could not be told.
-    untold: Option<String>,
+    /// Whether something may be noted, or covered, that Redis did not know when it was.
+    is_noted: bool,
+    /// Of what other processes have left, how much could not be told, and why the rest is not.
+    untold: (u64, Option<String>),
 }
 
 /// All that a call holds which is held, for [`script::renew`].
@@ -114,13 +121,43 @@ pub(super) fn held(id: HoldId, hold: &Hold) -> impl Iterator<Item = Held> {
 }
 
 impl Hold {
+    /// What is noted of it, so that nothing is noted twice.
+    fn sum(&self) -> [u64; 3] {
+        let sum = |of: fn(&Part) -> u64| self.parts.iter().map(of).fold(0, u64::saturating_add);
+        [self.owes, sum(|it| it.held), sum(|it| it.covered)]
+    }
+
+    /// What it is charged with, should this process die.
+    fn line(&self, id: HoldId, sequence: u64, at: i64) -> Settlement {
+        let parts = self.parts.iter().map(|part| {
+            let owes = match part.account.kind() {
+                AMOUNTS => script::amount(part.terms, self.owes).max(part.held),
+                _ => 0,
+            };
+            Spent {
+                account: Arc::clone(&part.account),
+                held: part.held,
+                covered: part.covered,
+                used: Some(owes),
+            }
+        });
+        Settlement {
+            sequence,
+            hold: id.0,
+            at,
+            gives_back: false,
+            parts: parts.collect(),
+        }
+    }
+
     fn new(parts: Vec<Part>, granted: &Granted, want: &Want) -> Self {
         let tokens = granted.tokens;
         Self {
             parts,
             tokens,
             owes: charge::owes(tokens, want.most.min(granted.room)),
-            noted: 0,
+            unknown: false,
+            noted: None,
         }
     }
 
@@ -143,7 +180,7 @@ impl Inner {
             notes: options
                 .notes
                 .clone()
-                .map(|directory| Notes::new(directory, names.process.clone())),
+                .map(|directory| Notes::new(directory, &names.process, &options.prefix)),
             ..State::default()
         };
         Self {
@@ -259,7 +296,7 @@ impl Inner {
         let spent = parts.map(|(place, part)| Spent {
             account: Arc::clone(&part.account),
             held: part.held,
-            leased: part.leased,
+            covered: part.covered,
             used: used_of(place),
         });
         let spent = spent.collect();
@@ -272,7 +309,7 @@ impl Inner {
         let spent = accounts.iter().map(|account| Spent {
             account: Arc::clone(account),
             held: 0,
-            leased: 0,
+            covered: 0,
             used: Some(0),
         });
         let mut state = self.lock();
@@ -328,7 +365,7 @@ impl Inner {
             part.first = state.leases.first(&part.account).unwrap_or(now);
             firsts.push(part.first);
             if charge.budget.reached.limits() {
-                part.leased = part.held;
+                (part.leased, part.covered) = (part.held, part.held);
                 state.leases.takes(&part.account, part.held);
             }
         }
@@ -344,7 +381,7 @@ impl Inner {
             deadline: super::deadline(&want.charges, &firsts),
         };
         state.holds.insert(id, Hold::new(parts, &granted, want));
-        state.notes_owed(id);
+        state.notes_hold(id);
         Ok(granted)
     }
 
@@ -364,7 +401,7 @@ impl Inner {
         {
             hold.owes = most;
         }
-        state.notes_owed(id);
+        state.notes_hold(id);
         got
     }
 
@@ -416,6 +453,7 @@ impl Inner {
             if budget.reached.limits() {
                 state.leases.takes(&part.account, held - part.held);
                 part.leased += held - part.held;
+                part.covered += held - part.held;
             }
             part.held = held;
         }
@@ -451,21 +489,26 @@ impl Inner {
         state.standing.away = None;
         state.gives_back();
         for hold in state.holds.values_mut() {
-            hold.noted = 0;
             for part in &mut hold.parts {
                 part.leased = 0;
             }
         }
-        let over = state.waits.iter_mut().flat_map(|it| &mut it.parts);
-        over.for_each(|spent| spent.leased = 0);
     }
 
-    /// It knows all that it did not while it was away.
+    /// It knows all that it did not while it was away, and has taken back what was drawn in advance.
     pub(super) fn knows_all(&self, link: &Link) {
         let mut state = self.lock();
-        if state.uses(link)
-            && let Some(notes) = &mut state.notes
-        {
+        if !state.uses(link) || !state.is_noted {
+            return;
+        }
+        state.is_noted = false;
+        for hold in state.holds.values_mut() {
+            (hold.unknown, hold.noted) = (false, None);
+            hold.parts.iter_mut().for_each(|part| part.covered = 0);
+        }
+        let over = state.waits.iter_mut().flat_map(|it| &mut it.parts);
+        over.for_each(|spent| spent.covered = 0);
+        if let Some(notes) = &mut state.notes {
             notes.forget();
         }
     }
@@ -476,10 +519,7 @@ impl Inner {
         if state.uses(link) {
             state.link = None;
             state.away(lost);
-            let State { waits, notes, .. } = &mut *state;
-            if let Some(notes) = notes.as_mut().filter(|_| !waits.is_empty()) {
-                notes.note(&*waits);
-            }
+            state.notes_all();
         }
         self.work.notify_one();
     }
@@ -494,15 +534,15 @@ impl Inner {
         self.lock().uses(link)
     }
 
-    /// Where notes of other processes may be.
-    pub(super) fn notes(&self) -> Option<PathBuf> {
-        let state = self.lock();
-        state.notes.as_ref().map(|it| it.directory().to_owned())
+    /// Of what another process has left, so many notes could not be told.
+    pub(super) fn leaves(&self, untold: u64) {
+        let (all, _) = &mut self.lock().untold;
+        *all = all.saturating_add(untold);
     }
 
-    /// What of those could not be told.
-    pub(super) fn leaves(&self, untold: String) {
-        self.lock().untold = Some(untold);
+    /// Why what others have left is not told, if it is not.
+    pub(super) fn reads(&self, failed: Option<String>) {
+        self.lock().untold.1 = failed;
     }
 
     /// What is wrong, though calls go on: a sentence each.
@@ -515,7 +555,17 @@ impl Inner {
                  calls are charged there as they were reserved. Look whether `state_dir` is full (df)"
             )
         });
-        failed.into_iter().chain(state.untold.clone()).collect()
+        let (untold, unread) = &state.untold;
+        let untold = (*untold > 0).then(|| {
+            format!(
+                "{untold} notes of earlier processes for Redis could not be read, or are older than what it remembers: what \
+                 these calls held is charged there as it was reserved"
+            )
+        });
+        let unread = unread.as_ref().map(|why| {
+            format!("what an earlier process has noted for Redis cannot be told: {why}; it is tried again")
+        });
+        [failed, untold, unread].into_iter().flatten().collect()
     }
 
     /// Where the cluster says that the keys are, told once.
@@ -533,14 +583,9 @@ impl Inner {
     }
 
     /// The next settlements, as many as one command takes, and at what time.
-    pub(super) fn unsettled(&self, most: usize) -> (Vec<Settlement>, i64) {
+    pub(super) fn unsettled(&self) -> (Vec<Settlement>, i64) {
         let state = self.lock();
-        let mut parts = 0;
-        let next = state.waits.iter().take_while(|it| {
-            let first = parts == 0;
-            parts += it.parts.len().max(1);
-            first || parts <= most
-        });
+        let next = state.waits.iter().take(batch(&state.waits));
         (next.cloned().collect(), state.now)
     }
 
@@ -590,8 +635,8 @@ impl Inner {
     pub(super) fn gives_back_old(&self) {
         let mut state = self.lock();
         let now = state.now;
-        for (hold, spent) in state.leases.forgets(now) {
-            state.waits_for(hold, now, vec![spent]);
+        for given in state.leases.forgets(now) {
+            state.gives(given);
         }
     }
 
@@ -604,9 +649,10 @@ impl Inner {
     /// again in a moment finds it.
     pub(super) fn yields(&self, account: &Account) {
         let mut state = self.lock();
-        if let Some((hold, spent)) = state.leases.yields(account) {
-            let now = state.now;
-            state.waits_for(hold, now, vec![spent]);
+        if state.link.is_some()
+            && let Some(given) = state.leases.yields(account)
+        {
+            state.gives(given);
             self.work.notify_one();
         }
     }
@@ -635,14 +681,14 @@ impl State {
             sequence: self.sequence,
             hold,
             at,
+            gives_back: false,
             parts,
         };
-        if self.link.is_none()
-            && let Some(notes) = &mut self.notes
-        {
-            notes.note([&settlement]);
-        }
+        let notes = self.link.is_none();
         self.waits.push_back(settlement);
+        if notes {
+            self.notes_last();
+        }
     }
 
     fn uses(&self, link: &Link) -> bool {
@@ -650,40 +696,78 @@ impl State {
         used == Some(link.generation)
     }
 
-    /// Notes what a call may owe, where Redis does not know that.
-    fn notes_owed(&mut self, id: HoldId) {
-        let (Some(notes), Some(hold)) = (&mut self.notes, self.holds.get_mut(&id)) else {
+    /// Notes what waits last.
+    fn notes_last(&mut self) {
+        self.is_noted = true;
+        let (Some(notes), Some(last)) = (&mut self.notes, self.waits.back()) else {
             return;
         };
-        let owed = |part: &Part| match part.account.kind() {
-            AMOUNTS => script::amount(part.terms, hold.owes),
-            _ => 0,
+        if !notes.add(last) {
+            self.notes_all();
+        }
+    }
+
+    /// Notes what a call is that goes on, or waits, while Redis cannot be told.
+    fn notes_hold(&mut self, id: HoldId) {
+        let Some(hold) = self.holds.get_mut(&id) else {
+            return;
         };
-        if hold.owes <= hold.noted || hold.parts.iter().all(|part| owed(part) <= part.held) {
+        (hold.unknown, self.is_noted) = (true, true);
+        // It has just come back, and is told.
+        if self.link.is_some() || hold.noted == Some(hold.sum()) {
             return;
         }
-        let parts = hold.parts.iter().map(|part| Spent {
-            account: Arc::clone(&part.account),
-            held: part.held,
-            leased: part.leased,
-            used: Some(owed(part).max(part.held)),
-        });
-        let parts = parts.collect();
-        hold.noted = hold.owes;
         self.sequence += 1;
-        notes.note([&Settlement {
-            sequence: self.sequence,
-            hold: id.0,
-            at: self.now,
-            parts,
-        }]);
+        let line = hold.line(id, self.sequence, self.now);
+        let Some(notes) = &mut self.notes else { return };
+        if !notes.add(&line) {
+            self.notes_all();
+        } else if notes.failed().is_none() {
+            hold.noted = Some(hold.sum());
+        }
+    }
+
+    /// Notes all that Redis may not know, and nothing else.
+    fn notes_all(&mut self) {
+        let Some(notes) = &mut self.notes else { return };
+        let mut lines = Vec::new();
+        for (id, hold) in &mut self.holds {
+            if hold.unknown {
+                self.sequence += 1;
+                lines.push(hold.line(*id, self.sequence, self.now));
+                hold.noted = Some(hold.sum());
+            }
+        }
+        // What was drawn in advance is charged in full, and not given back.
+        let over = self.waits.iter().filter(|it| !it.gives_back);
+        let all: Vec<_> = over.chain(&lines).collect();
+        if all.is_empty() {
+            notes.forget();
+            return;
+        }
+        self.is_noted = true;
+        notes.rewrite(all);
+        if notes.failed().is_some() {
+            self.holds.values_mut().for_each(|hold| hold.noted = None);
+        }
     }
 
     fn gives_back(&mut self) {
-        let now = self.now;
-        for (hold, spent) in self.leases.gives_back() {
-            self.waits_for(hold, now, vec![spent]);
+        for given in self.leases.gives_back() {
+            self.gives(given);
         }
+    }
+
+    /// What was drawn in advance is given back.
+    fn gives(&mut self, (hold, spent): (u64, Spent)) {
+        self.sequence += 1;
+        self.waits.push_back(Settlement {
+            sequence: self.sequence,
+            hold,
+            at: self.now,
+            gives_back: true,
+            parts: vec![spent],
+        });
     }
 }
 

@@ -578,10 +578,11 @@ async fn what_is_sent_twice_or_too_late_counts_once_or_not() {
         sequence: 1,
         hold: 1,
         at: NOW,
+        gives_back: false,
         parts: vec![script::Spent {
             account: account.clone(),
             held: 40,
-            leased: 0,
+            covered: 0,
             used: Some(15),
         }],
     };

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
+use super::REMEMBERED;
 use super::link::{Link, Lost};
-use super::notes;
-use super::script::{self, Reserved};
+use super::notes::{self, Left};
+use super::script::{self, Reserved, Settlement};
 use super::state::{Draw, Inner};
 use crate::charge::{Charge, Terms};
 use crate::scope::Scope;
@@ -136,8 +138,9 @@ async fn renew(inner: &Inner, link: &Link) -> Result<(), Lost> {
 }
 
 async fn settle(inner: &Inner, link: &Link) -> Result<(), Lost> {
-    loop {
-        let (next, now) = inner.unsettled(BATCH);
+    // What is noted since it was lost is told by the next, in its order.
+    while inner.is_used(link) {
+        let (next, now) = inner.unsettled();
         let Some(last) = next.last().map(|it| it.sequence) else {
             return Ok(());
         };
@@ -145,51 +148,72 @@ async fn settle(inner: &Inner, link: &Link) -> Result<(), Lost> {
         script::done(&link.run(&operation).await?)?;
         inner.settled(last);
     }
+    Ok(())
+}
+
+/// How many settlements one command takes: as many as have [`BATCH`] accounts, and one at least.
+pub(super) fn batch<'a>(settlements: impl IntoIterator<Item = &'a Settlement>) -> usize {
+    let mut parts = 0;
+    let next = settlements.into_iter().take_while(|it| {
+        let first = parts == 0;
+        parts += it.parts.len().max(1);
+        first || parts <= BATCH
+    });
+    next.count()
 }
 
 /// Tells what processes of this host have noted that are no more. Whether there are some that live still, as a worker does
 /// that is replaced.
 async fn adopt(inner: &Inner, link: &Link) -> Result<bool, Lost> {
-    let Some(directory) = inner.notes() else {
+    let Some(directory) = inner.options.notes.clone() else {
         return Ok(false);
     };
-    let prefix = inner.names.prefix.clone();
     let own = inner.names.process.clone();
-    let found = tokio::task::spawn_blocking(move || notes::left(&directory, &own, &prefix)).await;
-    let (left, others) = match found {
-        Ok(Ok(found)) => found,
+    let prefix: Arc<str> = inner.options.prefix.as_str().into();
+    let of = Arc::clone(&prefix);
+    let found = tokio::task::spawn_blocking(move || notes::others(&directory, &own, &of)).await;
+    let (mut others, mut failed) = (false, None);
+    let paths = match found {
+        Ok(Ok(paths)) => paths,
         Ok(Err(error)) => {
-            inner.leaves(format!(
-                "what an earlier process has noted for Redis cannot be read: {error}. What it held is charged there as it was \
-                 reserved"
-            ));
-            return Ok(false);
+            failed = Some(error.to_string());
+            Vec::new()
         }
         // The runtime ends.
         Err(_) => return Ok(false),
     };
-    for left in left {
-        let names = inner.names.of(&left.process);
-        for some in left.settlements.chunks(BATCH) {
-            let at = some.iter().map(|it| it.at).max().unwrap_or_default();
-            let operation = script::settle((&names, script::LIMIT - 1), some, at);
-            script::done(&link.run(&operation).await?)?;
-        }
-        if left.unread > 0 {
-            inner.leaves(format!(
-                "{} notes of an earlier process for Redis could not be read: what these calls held is charged there as it was \
-                 reserved",
-                left.unread
-            ));
-        }
-        if let Err(error) = left.forget() {
-            // Told again it counts once.
-            inner.leaves(format!(
-                "a note of an earlier process cannot be removed: {error}"
-            ));
+    for path in paths {
+        let (prefix, keys) = (Arc::clone(&prefix), inner.names.prefix.clone());
+        let oldest = Timestamp::now().as_millisecond() - REMEMBERED;
+        let read = move || notes::left(&path, (&prefix, &keys), oldest);
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Ok(Some(left))) => {
+                tell(inner, link, &left).await?;
+                inner.leaves(left.untold);
+                failed = left.forget().err().map(|it| it.to_string()).or(failed);
+            }
+            Ok(Ok(None)) => others = true,
+            Ok(Err(error)) => failed = Some(error.to_string()),
+            Err(_) => return Ok(false),
         }
     }
+    inner.reads(failed);
     Ok(others)
+}
+
+/// Tells what another process has left, as that one would have.
+async fn tell(inner: &Inner, link: &Link, left: &Left) -> Result<(), Lost> {
+    let names = (&inner.names.of(&left.process), script::LIMIT - 1);
+    // What is on its way of that one's does nothing any more.
+    script::done(&link.run(&script::fence(names.0, names.1)).await?)?;
+    let mut rest = left.settlements.as_slice();
+    while !rest.is_empty() {
+        let (next, behind) = rest.split_at(batch(rest));
+        let at = next.iter().map(|it| it.at).max().unwrap_or_default();
+        script::done(&link.run(&script::settle(names, next, at)).await?)?;
+        rest = behind;
+    }
+    Ok(())
 }
 
 /// Draws what is wanted in advance, as much of it as there is.

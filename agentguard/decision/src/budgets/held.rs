@@ -72,6 +72,8 @@ pub struct Held {
     /// How many of them its model's own tokenizer has counted.
     sure: AtomicU64,
     since: OnceLock<Instant>,
+    /// How long it was seen to write, in milliseconds.
+    lasted: AtomicU64,
     /// Whether it broke off: what was seen later is of what its provider wrote on.
     broke: AtomicBool,
     /// Whether what was written behind its end could not be looked at.
@@ -129,6 +131,7 @@ impl Held {
             seen: AtomicU64::new(0),
             sure: AtomicU64::new(0),
             since: OnceLock::new(),
+            lasted: AtomicU64::new(0),
             broke: AtomicBool::new(false),
             unseen: AtomicBool::new(false),
             unread: AtomicBool::new(false),
@@ -261,7 +264,9 @@ impl Held {
 
     /// It was seen to have written so many tokens, of which so many are sure: its model's own tokenizer has counted them.
     pub fn saw(&self, tokens: u64, sure: u64) {
-        self.since.get_or_init(Instant::now);
+        let lasted = self.since.get_or_init(Instant::now).elapsed().as_millis();
+        let lasted = u64::try_from(lasted).unwrap_or(u64::MAX);
+        self.lasted.fetch_max(lasted, Ordering::AcqRel);
         self.sure.fetch_max(sure, Ordering::AcqRel);
         self.seen.fetch_max(tokens, Ordering::AcqRel);
     }
@@ -303,8 +308,8 @@ impl Held {
             return reserved.max(limit);
         }
         let seen = self.seen();
-        let since = self.since.get().copied().unwrap_or_else(Instant::now);
-        let more = at_pace(seen, since.elapsed(), UNNOTICED);
+        let lasted = Duration::from_millis(self.lasted.load(Ordering::Acquire));
+        let more = at_pace(seen, lasted, UNNOTICED);
         // A provider that does not keep to the limit has written what was seen all the same, where that is counted and not
         // estimated, as the bytes of sounds are.
         let surely = self.sure.load(Ordering::Acquire);

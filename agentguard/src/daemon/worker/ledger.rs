@@ -33,7 +33,7 @@ pub(super) async fn open(start: &Start) -> anyhow::Result<AnyLedger> {
         }
     };
     let options = Options {
-        notes: Some(start.state_dir.join("budget/notes")),
+        notes: Some(start.state_dir.join("budget")),
         ..Options::of(shared, config)
     };
     let ledger = Shared::open(options).await;

@@ -183,6 +183,15 @@ impl<R: Recorder> Turn<R> {
     }
 }
 
+/// What is dropped before its end, as where the daemon ends, is read by nobody.
+impl<R: Recorder> Drop for Lanes<R> {
+    fn drop(&mut self) {
+        for turn in &self.open {
+            turn.account.unread();
+        }
+    }
+}
+
 impl<R: Recorder> Default for Lanes<R> {
     fn default() -> Self {
         Self {
