@@ -117,6 +117,12 @@ impl Notes {
         self.failed.as_ref().map(|(why, _)| why.as_str())
     }
 
+    /// Whether it could not be written, and is to be tried again.
+    pub(super) fn is_due(&self) -> bool {
+        let failed = self.failed.as_ref();
+        failed.is_some_and(|(_, again)| *again <= Instant::now())
+    }
+
     fn fails(&mut self, error: &io::Error) {
         self.failed = Some((error.to_string(), Instant::now() + AGAIN));
     }
@@ -163,12 +169,18 @@ impl Notes {
         if self.length == 0 {
             return;
         }
-        self.length = 0;
         // Before it is closed: whoever locks it then finds that it is gone.
-        if let Err(error) = fs::remove_file(self.directory.join(&self.name)) {
-            self.fails(&error);
+        match fs::remove_file(self.directory.join(&self.name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                // It stays, locked and empty.
+                let emptied = self.file.as_ref().map(|it| it.set_len(0));
+                if let Some(Err(error)) = emptied {
+                    return self.fails(&error);
+                }
+            }
+            _ => self.file = None,
         }
-        self.file = None;
+        self.length = 0;
     }
 }
 
@@ -187,16 +199,23 @@ fn written<'a>(settlements: impl IntoIterator<Item = &'a Settlement>) -> Vec<u8>
 /// it for one that was left.
 fn create(directory: &Path, name: &str, lines: &[u8]) -> io::Result<File> {
     let new = directory.join(format!("new.{name}"));
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(&new)?;
-    file.lock()?;
-    file.write_all(lines)?;
-    fs::rename(&new, directory.join(name))?;
-    Ok(file)
+    let named = || {
+        file.lock()?;
+        (&file).write_all(lines)?;
+        fs::rename(&new, directory.join(name))
+    };
+    let named = named();
+    if named.is_err() {
+        // On a disk that is full it takes what is needed.
+        let _ = fs::remove_file(&new);
+    }
+    named.map(|()| file)
 }
 
 /// What a process has left.

@@ -1,6 +1,6 @@
 //! What this host knows by itself: what its calls hold, what waits to be settled, and how it stands with Redis.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agentguard_model::budget::{Budget, Reached, Unit};
@@ -55,8 +55,8 @@ pub(super) struct Hold {
     pub(super) tokens: u64,
     /// How many its provider may have written in all when this host dies, if that is more.
     owes: u64,
-    /// Whether it is something else than Redis knows.
-    unknown: bool,
+    /// By which change it is something else than Redis knows; 0: by none.
+    unknown: u64,
     /// What was noted last: what it owes, and of all its parts what they hold, and what of that is covered.
     noted: Option<[u64; 3]>,
 }
@@ -99,8 +99,11 @@ struct State {
     standing: Standing,
     /// Where this process is to be outlived by what Redis does not know.
     notes: Option<Notes>,
-    /// Whether something may be noted, or covered, that Redis did not know when it was.
+    /// Whether something may be noted, or is to be told before anything is settled.
     is_noted: bool,
+    /// How often what goes on has become something else than Redis knows, and how often when it was told last.
+    changes: u64,
+    told: u64,
     /// Of what other processes have left, how much could not be told, and why the rest is not.
     untold: (u64, Option<String>),
 }
@@ -156,7 +159,7 @@ impl Hold {
             parts,
             tokens,
             owes: charge::owes(tokens, want.most.min(granted.room)),
-            unknown: false,
+            unknown: 0,
             noted: None,
         }
     }
@@ -382,6 +385,7 @@ impl Inner {
         };
         state.holds.insert(id, Hold::new(parts, &granted, want));
         state.notes_hold(id);
+        self.work.notify_one();
         Ok(granted)
     }
 
@@ -402,6 +406,7 @@ impl Inner {
             hold.owes = most;
         }
         state.notes_hold(id);
+        self.work.notify_one();
         got
     }
 
@@ -495,19 +500,29 @@ impl Inner {
         }
     }
 
-    /// It knows all that it did not while it was away, and has taken back what was drawn in advance.
+    /// Whether something goes on otherwise than Redis knows, so that it is told before anything is settled.
+    pub(super) fn has_untold(&self) -> bool {
+        self.lock().is_noted
+    }
+
+    /// All that goes on was told, and all that was over settled: it knows what it did not while it was away.
     pub(super) fn knows_all(&self, link: &Link) {
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         if !state.uses(link) || !state.is_noted {
             return;
         }
-        state.is_noted = false;
         for hold in state.holds.values_mut() {
-            (hold.unknown, hold.noted) = (false, None);
-            hold.parts.iter_mut().for_each(|part| part.covered = 0);
+            if hold.unknown <= state.told {
+                (hold.unknown, hold.noted) = (0, None);
+            }
         }
-        let over = state.waits.iter_mut().flat_map(|it| &mut it.parts);
-        over.for_each(|spent| spent.covered = 0);
+        // Something has changed meanwhile: once more.
+        if state.changes > state.told {
+            self.work.notify_one();
+            return;
+        }
+        state.is_noted = false;
         if let Some(notes) = &mut state.notes {
             notes.forget();
         }
@@ -526,7 +541,11 @@ impl Inner {
 
     /// There is none.
     pub(super) fn stays_away(&self, lost: &Lost) {
-        self.lock().away(lost);
+        let mut state = self.lock();
+        state.away(lost);
+        if state.notes.as_ref().is_some_and(Notes::is_due) {
+            state.notes_all();
+        }
     }
 
     /// Whether a connection is still the one that calls use.
@@ -575,7 +594,8 @@ impl Inner {
 
     /// All that is held, also in advance, and at what time.
     pub(super) fn held(&self) -> (Vec<Held>, i64) {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.told = state.changes;
         let holds = state.holds.iter();
         let mut all: Vec<Held> = holds.flat_map(|(id, hold)| held(*id, hold)).collect();
         all.extend(state.leases.held());
@@ -583,10 +603,22 @@ impl Inner {
     }
 
     /// The next settlements, as many as one command takes, and at what time.
-    pub(super) fn unsettled(&self) -> (Vec<Settlement>, i64) {
-        let state = self.lock();
+    /// None where the connection is lost: what is noted since then is told by the next, in its order.
+    pub(super) fn unsettled(&self, link: &Link) -> (Vec<Settlement>, i64) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if !state.uses(link) {
+            return (Vec::new(), state.now);
+        }
         let next = state.waits.iter().take(batch(&state.waits));
-        (next.cloned().collect(), state.now)
+        let next: Vec<_> = next.cloned().collect();
+        let given = next.iter().filter(|it| it.gives_back);
+        let given = given.flat_map(|it| &it.parts);
+        let given: HashSet<_> = given.map(|it| Arc::clone(&it.account.hash)).collect();
+        if !given.is_empty() {
+            state.uncovers(&given);
+        }
+        (next, state.now)
     }
 
     /// They were taken, up to this one.
@@ -712,7 +744,8 @@ impl State {
         let Some(hold) = self.holds.get_mut(&id) else {
             return;
         };
-        (hold.unknown, self.is_noted) = (true, true);
+        self.changes += 1;
+        (hold.unknown, self.is_noted) = (self.changes, true);
         // It has just come back, and is told.
         if self.link.is_some() || hold.noted == Some(hold.sum()) {
             return;
@@ -732,7 +765,7 @@ impl State {
         let Some(notes) = &mut self.notes else { return };
         let mut lines = Vec::new();
         for (id, hold) in &mut self.holds {
-            if hold.unknown {
+            if hold.unknown > 0 {
                 self.sequence += 1;
                 lines.push(hold.line(*id, self.sequence, self.now));
                 hold.noted = Some(hold.sum());
@@ -749,6 +782,19 @@ impl State {
         notes.rewrite(all);
         if notes.failed().is_some() {
             self.holds.values_mut().for_each(|hold| hold.noted = None);
+        }
+    }
+
+    /// What was drawn in advance of these accounts is given back: from now on it covers nothing. Should that not arrive, it is
+    /// charged beside what was spent of it, and not neither.
+    fn uncovers(&mut self, given: &HashSet<Arc<str>>) {
+        let holds = self.holds.values_mut().flat_map(|it| &mut it.parts);
+        for part in holds.filter(|it| given.contains(&it.account.hash)) {
+            part.covered = 0;
+        }
+        let over = self.waits.iter_mut().flat_map(|it| &mut it.parts);
+        for spent in over.filter(|it| given.contains(&it.account.hash)) {
+            spent.covered = 0;
         }
     }
 

@@ -82,11 +82,14 @@ async fn serve(inner: &Inner, link: &Arc<Link>, attempted: &watch::Sender<u64>) 
         if !inner.is_used(link) {
             return Lost::Silent("the connection was given up".to_owned());
         }
+        renews |= inner.has_untold();
         if let Err(lost) = work(inner, link, renews).await {
             inner.lost(link, &lost);
             return lost;
         }
-        inner.knows_all(link);
+        if renews {
+            inner.knows_all(link);
+        }
         if renews || looks.is_some_and(|at| at <= Instant::now()) {
             looks = match adopt(inner, link).await {
                 Ok(others) => others.then(|| Instant::now() + ENDS),
@@ -138,9 +141,8 @@ async fn renew(inner: &Inner, link: &Link) -> Result<(), Lost> {
 }
 
 async fn settle(inner: &Inner, link: &Link) -> Result<(), Lost> {
-    // What is noted since it was lost is told by the next, in its order.
-    while inner.is_used(link) {
-        let (next, now) = inner.unsettled();
+    loop {
+        let (next, now) = inner.unsettled(link);
         let Some(last) = next.last().map(|it| it.sequence) else {
             return Ok(());
         };
@@ -148,7 +150,6 @@ async fn settle(inner: &Inner, link: &Link) -> Result<(), Lost> {
         script::done(&link.run(&operation).await?)?;
         inner.settled(last);
     }
-    Ok(())
 }
 
 /// How many settlements one command takes: as many as have [`BATCH`] accounts, and one at least.

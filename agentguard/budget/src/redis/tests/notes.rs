@@ -394,5 +394,23 @@ async fn what_changes_before_all_is_told_is_noted_anew() {
     assert_eq!(line.lines().count(), 2, "{line}");
     assert!(line.contains("\"held\":40,\"used\":530"), "{line}");
     assert!(line.contains("\"held\":0,\"used\":0"), "{line}");
-    drop(begun);
+    // It comes back, what was drawn may have been given back, and it is lost before all is told.
+    inner.comes_back(&link);
+    let (given, _) = inner.unsettled(&link);
+    assert!(given.iter().all(|it| it.gives_back) && given.len() == 1);
+    inner.lost(&link, &given_up());
+    let line = lines();
+    assert!(line.contains("\"held\":110,\"used\":600"), "{line}");
+    assert!(line.contains("\"held\":30,\"used\":30"), "{line}");
+    assert!(inner.unsettled(&link).0.is_empty());
+    // What changes behind its back while it is told is told once more.
+    inner.comes_back(&link);
+    drop(inner.held());
+    let spent = inner.extends_away(begun.id, more, &budgets, now());
+    assert!(matches!(spent, Err(Refused::LeaseSpent(_))), "{spent:?}");
+    inner.knows_all(&link);
+    assert!(inner.has_untold() && noted(&leased) > 0);
+    drop(inner.held());
+    inner.knows_all(&link);
+    assert!(!inner.has_untold() && noted(&leased) == 0);
 }
