@@ -120,9 +120,6 @@ pub struct Shared {
     attempts: watch::Receiver<u64>,
 }
 
-/// For how long Redis remembers what has expired, and a bit less, in milliseconds.
-const REMEMBERED: i64 = 23 * 3_600_000;
-
 /// What this process goes by in Redis.
 #[derive(Debug)]
 struct Names {

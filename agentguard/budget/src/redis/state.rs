@@ -41,8 +41,8 @@ pub(super) struct Part {
     pub(super) held: u64,
     /// What of that comes from what was drawn in advance, and is not known to Redis.
     pub(super) leased: u64,
-    /// What of it is charged with what was drawn in advance, should this process die: as [`Self::leased`], until Redis knows
-    /// both.
+    /// What of it is charged with what was drawn in advance, should this process die: as [`Self::leased`], until that is given
+    /// back.
     pub(super) covered: u64,
     /// When the account was charged first, as was known when the call began.
     pub(super) first: i64,

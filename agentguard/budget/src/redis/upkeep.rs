@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
-use super::REMEMBERED;
 use super::link::{Link, Lost};
 use super::notes::{self, Left};
 use super::script::{self, Reserved, Settlement};
@@ -18,6 +17,8 @@ use crate::scope::Scope;
 /// The first pause before another connection is tried; the next is twice as long, up to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// How old what another process has noted may be, in milliseconds: a bit less than Redis remembers what has expired.
+const REMEMBERED: i64 = 23 * 3_600_000;
 /// How often it is looked whether a process has ended that has notes.
 const ENDS: Duration = Duration::from_secs(1);
 /// Accounts of one command, at most, so that it takes Redis well under a millisecond.

@@ -18,6 +18,14 @@ use crate::model::budget;
 use crate::redis::link::Link;
 use crate::redis::{Options, Shared, given_up};
 
+/// A Redis that keeps each write before it answers, a directory, and a budget of so much. None: there is no Redis.
+fn scene(limit: u64) -> Option<(Server, TempDir, Arc<Budget>)> {
+    let server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"])?;
+    let directory = TempDir::new().expect("a directory");
+    let tokens = budget("t", Unit::Tokens, limit, Window::Lifetime);
+    Some((server, directory, tokens))
+}
+
 fn noting(server: &Server, directory: &TempDir) -> Options {
     Options {
         notes: Some(directory.path().to_owned()),
@@ -128,12 +136,9 @@ async fn what_a_call_may_owe_that_waits_for_an_absent_redis_is_charged_if_its_ho
 
 #[tokio::test]
 async fn what_was_noted_and_could_be_told_counts_once() {
-    let arguments = ["--appendonly", "yes", "--appendfsync", "always"];
-    let Some(mut server) = Server::start(&arguments) else {
+    let Some((mut server, directory, tokens)) = scene(10_000) else {
         return;
     };
-    let directory = TempDir::new().expect("a directory");
-    let tokens = budget("t", Unit::Tokens, 10_000, Window::Lifetime);
     let budgets = [tokens.clone()];
     let noting = noting(&server, &directory);
     let shared = open(&noting).await;
@@ -184,12 +189,9 @@ async fn what_was_noted_and_could_be_told_counts_once() {
 /// What was drawn in advance is charged in full, and what was spent of it not beside that.
 #[tokio::test]
 async fn of_what_was_spent_in_advance_the_rest_is_noted() {
-    let arguments = ["--appendonly", "yes", "--appendfsync", "always"];
-    let Some(mut server) = Server::start(&arguments) else {
+    let Some((mut server, directory, tokens)) = scene(10_000) else {
         return;
     };
-    let directory = TempDir::new().expect("a directory");
-    let tokens = budget("t", Unit::Tokens, 10_000, Window::Lifetime);
     let budgets = [tokens.clone()];
     let leased = Options {
         on_loss: OnLoss::Lease(1),
@@ -224,12 +226,9 @@ async fn of_what_was_spent_in_advance_the_rest_is_noted() {
 
 #[tokio::test]
 async fn what_cannot_be_read_or_written_is_told_and_the_rest_counts() {
-    let arguments = ["--appendonly", "yes", "--appendfsync", "always"];
-    let Some(mut server) = Server::start(&arguments) else {
+    let Some((mut server, directory, tokens)) = scene(100) else {
         return;
     };
-    let directory = TempDir::new().expect("a directory");
-    let tokens = budget("t", Unit::Tokens, 100, Window::Lifetime);
     let noting = noting(&server, &directory);
     let dead = open(&noting).await;
     let ends = dead.reserve(&one(&tokens, 50), now()).await.expect("room");
@@ -278,12 +277,9 @@ async fn what_cannot_be_read_or_written_is_told_and_the_rest_counts() {
 /// What was drawn is charged in full where nobody can give it back, and what was spent of it nowhere else.
 #[tokio::test]
 async fn what_was_drawn_is_not_given_back_by_notes() {
-    let arguments = ["--appendonly", "yes", "--appendfsync", "always"];
-    let Some(mut server) = Server::start(&arguments) else {
+    let Some((mut server, directory, tokens)) = scene(10_000) else {
         return;
     };
-    let directory = TempDir::new().expect("a directory");
-    let tokens = budget("t", Unit::Tokens, 10_000, Window::Lifetime);
     let leased = Options {
         on_loss: OnLoss::Lease(1),
         ..noting(&server, &directory)
@@ -311,12 +307,9 @@ async fn what_was_drawn_is_not_given_back_by_notes() {
 /// It was charged by whoever came by, and Redis may not know that any more.
 #[tokio::test]
 async fn what_is_old_or_of_another_ledger_is_not_told() {
-    let arguments = ["--appendonly", "yes", "--appendfsync", "always"];
-    let Some(mut server) = Server::start(&arguments) else {
+    let Some((mut server, directory, tokens)) = scene(10_000) else {
         return;
     };
-    let directory = TempDir::new().expect("a directory");
-    let tokens = budget("t", Unit::Tokens, 10_000, Window::Lifetime);
     let noting = noting(&server, &directory);
     let other = Options {
         prefix: "others".to_owned(),
@@ -352,13 +345,10 @@ async fn what_is_old_or_of_another_ledger_is_not_told() {
 /// A connection that is lost before all was told: what is noted is what is so then.
 #[tokio::test]
 async fn what_changes_before_all_is_told_is_noted_anew() {
-    let arguments = ["--appendonly", "yes", "--appendfsync", "always"];
-    let (Some(mut server), Some(beside)) = (Server::start(&arguments), Server::start(&arguments))
+    let (Some((mut server, directory, tokens)), Some((beside, ..))) = (scene(10_000), scene(0))
     else {
         return;
     };
-    let directory = TempDir::new().expect("a directory");
-    let tokens = budget("t", Unit::Tokens, 10_000, Window::Lifetime);
     let leased = Options {
         on_loss: OnLoss::Lease(1),
         ..noting(&server, &directory)
