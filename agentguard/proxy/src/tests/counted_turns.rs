@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agentguard_decision::SLICE;
 use agentguard_model::{ActionKind, BudgetLine, Decision, OvershootCause, ReasonCode, Verdict};
 use agentguard_policy::{Document, compile};
 use serde_json::{Value, json};
@@ -302,6 +303,28 @@ async fn what_turns_may_use_and_do_not_stops_none() {
         assert!(decisions.iter().all(|it| it.verdict == Verdict::Allow));
         assert_eq!(settled(&decisions).iter().sum::<u64>(), used);
     }
+}
+
+/// Nobody looks at what has come of it, and its provider writes on: as where it dies without a word.
+#[test]
+fn a_turn_whose_daemon_ends_is_charged_with_what_was_reserved_and_a_part_more() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (world, sides) = runtime.block_on(async {
+        let world = world(100_000).await;
+        let mut sides = Sides::of(&world).await;
+        sides.calls("a", "gpt-4o", 64_000).await;
+        sides.hears(&created("a", "a1")).await;
+        sides.hears(&words("a", 10)).await;
+        (world, sides)
+    });
+    drop(runtime);
+    let decisions = world.log.decisions.lock().unwrap().clone();
+    let [charged] = settled(&decisions)[..] else {
+        panic!("{decisions:#?}");
+    };
+    // With its first words it has reserved a part more.
+    assert_eq!(charged, 10 + SLICE + 1024, "{decisions:#?}");
+    drop(sides);
 }
 
 /// It is billed, and on its way when nobody reads it any more.
