@@ -12,7 +12,7 @@ mod sse;
 
 pub use gate::gate;
 pub use inspection::inspection;
-pub use proxy::{Fresh, fresh, proxy};
+pub use proxy::{Fresh, Which, fresh, proxy};
 pub use run::run;
 pub use simulate::simulate;
 pub use sse::sse;

@@ -31,7 +31,7 @@ enum Task {
     /// Print samples of what the events of a stream take through inspection, and through HAProxy
     BenchSse,
     /// Print samples of what inspected and spliced connections cost, and what they cost through other proxies
-    BenchProxy,
+    BenchProxy(bench::Which),
     /// Send requests, each on a connection of its own
     #[command(hide = true)]
     BenchFresh(bench::Fresh),
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::BenchInspection => bench::inspection(),
         Task::BenchSse => bench::sse(),
-        Task::BenchProxy => bench::proxy(),
+        Task::BenchProxy(which) => bench::proxy(&which),
         Task::BenchFresh(asked) => bench::fresh(&asked),
         Task::BenchRun => bench::run(),
         Task::BenchGate { crowd } => bench::gate(&crowd),

@@ -12,7 +12,8 @@ use std::cell::Cell;
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
 use serde_json::{Value, json};
 
 use super::sample;
@@ -53,8 +54,15 @@ fn policy() -> String {
     format!("version: 1\nagents:\n{agents}{RULES}")
 }
 
-/// How often each is measured, each subject taking its turn at being first.
-const ROUNDS: usize = 7;
+/// What is measured.
+#[derive(Args, Clone, Debug)]
+pub struct Which {
+    /// How often each is measured, each subject taking its turn at being first
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Only these cases
+    cases: Vec<String>,
+}
 
 /// How long one client may take.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -152,7 +160,12 @@ const CASES: &[Case] = &[
 ///
 /// # Errors
 /// A client failed, a peer, or the guard.
-pub fn proxy() -> Result<()> {
+pub fn proxy(which: &Which) -> Result<()> {
+    let unknown = |name: &&String| !CASES.iter().any(|case| case.name == **name);
+    if let Some(name) = which.cases.iter().find(unknown) {
+        let known: Vec<&str> = CASES.iter().map(|case| case.name).collect();
+        bail!("no case `{name}`; there are: {}", known.join(", "));
+    }
     let world = World::new("bench")
         .origin(
             Origin::at(&address::origin(0x10))
@@ -162,12 +175,12 @@ pub fn proxy() -> Result<()> {
         )
         .start()?;
     let peers = Peers::start(&world)?;
-    let measured = measure(&world, &peers);
+    let measured = measure(&world, &peers, which);
     peers.stop()?;
     measured
 }
 
-fn measure(world: &World, peers: &Peers) -> Result<()> {
+fn measure(world: &World, peers: &Peers, which: &Which) -> Result<()> {
     let upstreams = json!([{ "host": [SITE], "ca": world.ca_file() }]);
     let guard = world
         .guard()
@@ -181,7 +194,9 @@ fn measure(world: &World, peers: &Peers) -> Result<()> {
     };
     bench.memory("idle")?;
     for case in CASES {
-        bench.case(case)?;
+        if which.cases.is_empty() || which.cases.iter().any(|name| name == case.name) {
+            bench.case(case, which.rounds)?;
+        }
     }
     bench.memory("loaded")
 }
@@ -195,13 +210,13 @@ struct Bench<'w> {
 }
 
 impl Bench<'_> {
-    fn case(&self, case: &Case) -> Result<()> {
+    fn case(&self, case: &Case, rounds: usize) -> Result<()> {
         // The first requests of each fill what is kept for later ones.
         for subject in case.subjects {
             self.run(case, *subject, &case.load.short())?;
         }
         let mut subjects = case.subjects.to_vec();
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             subjects.rotate_left(1);
             let mut direct = None;
             let mut figures = Vec::new();
