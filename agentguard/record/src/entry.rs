@@ -1,7 +1,8 @@
 //! What an entry of the log says.
 
-use agentguard_model::{Decision, DecisionId, Outcome};
+use agentguard_model::{ActionKind, AgentName, Decision, DecisionId, Outcome, Verdict};
 use jiff::Timestamp;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// The payload of one entry, as JSON: an object with one key, which tells what it is.
@@ -27,6 +28,48 @@ pub(crate) enum Entry {
     Gap(Gap),
     /// Something happened to the log itself.
     Note(Note),
+}
+
+/// What the index needs of an entry. Reading the rest of it takes several times as long.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Gist {
+    Decision(DecisionGist),
+    Outcome { id: DecisionId },
+    Aggregate { id: DecisionId },
+    Gap(IgnoredAny),
+    Note(IgnoredAny),
+}
+
+/// See [`Gist`].
+#[derive(Debug, Deserialize)]
+pub(crate) struct DecisionGist {
+    pub(crate) id: DecisionId,
+    agent: Option<AgentGist>,
+    action: ActionGist,
+    pub(crate) verdict: Verdict,
+}
+
+#[derive(Debug, Deserialize)]
+struct AgentGist {
+    name: AgentName,
+}
+
+#[derive(Debug, Deserialize)]
+struct ActionGist {
+    kind: ActionKind,
+}
+
+impl DecisionGist {
+    /// For whom it was taken.
+    pub(crate) fn agent(&self) -> Option<&AgentName> {
+        Some(&self.agent.as_ref()?.name)
+    }
+
+    /// On what kind of action.
+    pub(crate) const fn kind(&self) -> ActionKind {
+        self.action.kind
+    }
 }
 
 /// How many attempts a record stands for.

@@ -16,7 +16,7 @@ use redb::{
 };
 use ulid::Ulid;
 
-use crate::entry::Entry;
+use crate::entry::Gist;
 use crate::frame;
 use crate::segment::{self, Broken, Location, Position};
 
@@ -75,9 +75,9 @@ enum Row {
     Decision {
         id: u128,
         at: Location,
-        verdict: String,
-        kind: String,
-        agent: String,
+        verdict: Verdict,
+        kind: ActionKind,
+        agent: Option<AgentName>,
     },
     Update {
         id: u128,
@@ -101,30 +101,27 @@ impl Rows {
     }
 
     /// Adds an entry. `order` rises from entry to entry.
-    pub(crate) fn add(&mut self, at: Location, entry: &Entry, payload: &[u8], order: u64) {
+    pub(crate) fn add(&mut self, at: Location, entry: &Gist, payload: &[u8], order: u64) {
         self.last = Some((at, crc32c::crc32c(payload)));
         self.rows.push(match entry {
-            Entry::Decision(decision) => Row::Decision {
+            Gist::Decision(decision) => Row::Decision {
                 id: decision.id.0.into(),
                 at,
-                verdict: decision.verdict.to_string(),
-                kind: kind_name(decision.action.kind),
-                agent: decision
-                    .agent
-                    .as_ref()
-                    .map_or_else(String::new, |agent| agent.name.to_string()),
+                verdict: decision.verdict,
+                kind: decision.kind(),
+                agent: decision.agent().cloned(),
             },
-            Entry::Aggregate(count) => Row::Update {
-                id: count.id.0.into(),
+            Gist::Aggregate { id } => Row::Update {
+                id: id.0.into(),
                 which: 0,
                 at,
             },
-            Entry::Outcome { id, .. } => Row::Update {
+            Gist::Outcome { id } => Row::Update {
                 id: id.0.into(),
                 which: 1,
                 at,
             },
-            Entry::Gap(_) | Entry::Note(_) => Row::Notice { number: order, at },
+            Gist::Gap(_) | Gist::Note(_) => Row::Notice { number: order, at },
         });
     }
 }
@@ -219,11 +216,13 @@ impl Index {
                         kind,
                         agent,
                     } => {
-                        let (verdict, kind, agent) = (&**verdict, &**kind, &**agent);
-                        decisions.insert(id, (at.segment, at.offset, verdict, kind, agent))?;
-                        if !agent.is_empty() {
-                            by_agent
-                                .insert((agent, *id), (at.segment, at.offset, verdict, kind))?;
+                        let (verdict, kind) = (&*verdict.to_string(), &*kind_name(*kind));
+                        let agent = agent.as_ref().map(AgentName::as_str);
+                        let (segment, offset) = (at.segment, at.offset);
+                        let name = agent.unwrap_or("");
+                        decisions.insert(id, (segment, offset, verdict, kind, name))?;
+                        if let Some(agent) = agent {
+                            by_agent.insert((agent, *id), (segment, offset, verdict, kind))?;
                         }
                     }
                     Row::Update { id, which, at } => {

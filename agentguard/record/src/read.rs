@@ -159,7 +159,7 @@ impl<'a> Entries<'a> {
                 at,
                 until: at.offset,
                 missing: None,
-                what: Cow::Borrowed("an entry that was readable when it was indexed no longer is"),
+                what: Cow::Borrowed("an entry that was there when it was indexed cannot be read"),
             });
         }
         Ok(entry)

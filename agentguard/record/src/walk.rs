@@ -6,19 +6,21 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 
+use serde::de::DeserializeOwned;
+
 use crate::entry::Entry;
 use crate::frame::{self, Scanner, Step};
 use crate::segment::{self, Broken, Location, Position};
 use crate::shared::Shared;
 
-/// What a walk comes across.
+/// What a walk comes across. `E` is what is read of an entry: all of it, or less.
 #[derive(Debug)]
-pub(crate) enum Met<'a> {
+pub(crate) enum Met<'a, E = Entry> {
     /// An entry, and its payload for a checksum.
     Entry {
         at: Location,
         number: u64,
-        entry: Entry,
+        entry: E,
         payload: &'a [u8],
     },
     /// Something that cannot be read.
@@ -30,11 +32,11 @@ pub(crate) enum Met<'a> {
 /// Reads the log from one place to another in order, until `visit` breaks; where it stopped, or
 /// `to`.
 /// Memory: one entry and one chunk.
-pub(crate) fn walk(
+pub(crate) fn walk<E: DeserializeOwned>(
     shared: &Shared,
     from: Position,
     to: Position,
-    mut visit: impl FnMut(Met<'_>) -> ControlFlow<()>,
+    mut visit: impl FnMut(Met<'_, E>) -> ControlFlow<()>,
 ) -> io::Result<Position> {
     // The index may already know more than what a reader asked for.
     if from >= to {
