@@ -10,9 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
+use crate::grown::Grown;
 use crate::index::{Index, Rows, Snapshot};
 use crate::segment::Position;
 use crate::shared::Shared;
@@ -20,6 +20,9 @@ use crate::walk::{self, Met};
 
 /// How many entries go into the index in one step.
 const STEP: usize = 20_000;
+
+/// How often it is looked whether something is to be saved or opened again, where the log does not grow.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// How long entries gather before a step, so that a busy log is indexed in large ones.
 const GATHER: Duration = Duration::from_millis(50);
@@ -29,22 +32,6 @@ const SAVE: Duration = Duration::from_secs(5);
 
 /// How far behind it may be at the end and still catch up before the process goes.
 const LAST: u64 = 50_000;
-
-/// Tells the thread that the log has grown.
-#[derive(Debug)]
-pub(crate) struct Poke(SyncSender<()>);
-
-impl Poke {
-    pub(crate) fn new() -> (Self, Receiver<()>) {
-        let (sender, receiver) = sync_channel(1);
-        (Self(sender), receiver)
-    }
-
-    pub(crate) fn poke(&self) {
-        // Full: it has been told already. Gone: queries read the log.
-        let _ = self.0.try_send(());
-    }
-}
 
 /// What became of opening the index.
 enum Opened {
@@ -60,7 +47,7 @@ enum Opened {
 pub(crate) struct Indexer {
     shared: Arc<Shared>,
     path: PathBuf,
-    pokes: Receiver<()>,
+    grown: Grown,
     index: Option<Arc<Index>>,
     at: Position,
     oldest: u64,
@@ -71,13 +58,13 @@ pub(crate) struct Indexer {
 }
 
 impl Indexer {
-    pub(crate) fn new(shared: Arc<Shared>, pokes: Receiver<()>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, grown: Grown) -> Self {
         Self {
             path: shared.dir.join("index.redb"),
             at: walk::start(&shared),
             oldest: 0,
             shared,
-            pokes,
+            grown,
             index: None,
             saved: Instant::now(),
             unsaved: false,
@@ -92,22 +79,7 @@ impl Indexer {
                 self.open();
             }
             self.catch_up();
-            let ending = match self.pokes.recv_timeout(Duration::from_secs(1)) {
-                Ok(()) => {
-                    let until = Instant::now() + GATHER;
-                    loop {
-                        let left = until.saturating_duration_since(Instant::now());
-                        match self.pokes.recv_timeout(left) {
-                            Ok(()) => {}
-                            Err(RecvTimeoutError::Timeout) => break false,
-                            Err(RecvTimeoutError::Disconnected) => break true,
-                        }
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => false,
-                Err(RecvTimeoutError::Disconnected) => true,
-            };
-            if ending {
+            if self.grown.wait(IDLE, GATHER) {
                 break;
             }
         }
@@ -229,7 +201,7 @@ impl Indexer {
             if durable {
                 self.saved = Instant::now();
             }
-            if matches!(self.pokes.try_recv(), Err(TryRecvError::Disconnected)) {
+            if self.grown.is_over() {
                 return;
             }
         }

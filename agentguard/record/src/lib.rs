@@ -21,6 +21,7 @@ mod counts;
 mod entry;
 mod follow;
 mod frame;
+mod grown;
 mod index;
 mod indexer;
 mod open;

@@ -13,7 +13,8 @@ use crate::aggregate::Aggregator;
 use crate::counts::Counts;
 use crate::entry::{Entry, Gap, Note, NoteKind};
 use crate::frame::{Scanner, Step};
-use crate::indexer::{Indexer, Poke};
+use crate::grown;
+use crate::indexer::Indexer;
 use crate::queue::{Command, Pending};
 use crate::quota::Quotas;
 use crate::record::{OpenError, Options};
@@ -107,7 +108,7 @@ pub(crate) fn open(
     }
 
     let syncer = Arc::new(Syncer::new(Arc::clone(&shared), options.sync_interval));
-    let (poke, pokes) = Poke::new();
+    let (grows, grown) = grown::grows();
     let (sender, commands) = mpsc::channel();
     let quotas = Quotas::new(options.quota, now);
     let writer = Writer {
@@ -115,7 +116,7 @@ pub(crate) fn open(
         options,
         commands,
         syncer: Arc::clone(&syncer),
-        poke,
+        grows,
         counts,
         segment: Arc::new(tail.file),
         at: tail.at,
@@ -125,7 +126,7 @@ pub(crate) fn open(
         dirty_tail: false,
         must_rotate: !tail.damage.is_empty(),
     };
-    let indexer = Indexer::new(Arc::clone(&shared), pokes);
+    let indexer = Indexer::new(Arc::clone(&shared), grown);
     // If one of them cannot be started, dropping this ends those that were.
     let mut ending = Ending {
         shared: Arc::clone(&shared),
@@ -179,7 +180,7 @@ struct Ending {
 }
 
 impl Ending {
-    /// Ends the other threads and waits for them. The writer, which pokes the indexer, is gone.
+    /// Ends the other threads and waits for them. The writer, which wakes the indexer, is gone.
     fn finish(&mut self) {
         self.syncer.close();
         for thread in self.threads.drain(..) {

@@ -53,12 +53,16 @@ impl Syncer {
     /// Something was written to a file; `waiting` are answered once it is safe.
     pub(crate) fn wrote(&self, file: &Arc<File>, waiting: Vec<Answer>) {
         let mut state = lock(&self.state);
+        let first = state.files.is_empty();
         if !state.files.iter().any(|held| Arc::ptr_eq(held, file)) {
             state.files.push(Arc::clone(file));
         }
         state.waiting.extend(waiting);
         drop(state);
-        self.wake.notify_one();
+        // The thread knows of what came before, and takes all of it together.
+        if first {
+            self.wake.notify_one();
+        }
     }
 
     /// Whether a sync has failed since this was last asked.

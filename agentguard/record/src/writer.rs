@@ -24,7 +24,7 @@ use crate::aggregate::{Aggregator, Key, Update};
 use crate::counts::Counts;
 use crate::entry::{Count, Entry, Gap, Note, NoteKind};
 use crate::frame;
-use crate::indexer::Poke;
+use crate::grown::Grows;
 use crate::queue::{Ack, Answer, Command, Kept, Pending};
 use crate::quota::Quotas;
 use crate::record::Options;
@@ -80,7 +80,7 @@ pub(crate) struct Writer {
     pub(crate) options: Options,
     pub(crate) commands: Receiver<Command>,
     pub(crate) syncer: Arc<Syncer>,
-    pub(crate) poke: Poke,
+    pub(crate) grows: Grows,
     pub(crate) counts: Counts,
     pub(crate) segment: Arc<File>,
     pub(crate) at: Position,
@@ -248,7 +248,7 @@ impl Writer {
         let waiting = std::mem::take(&mut batch.waiting);
         if batch.entries > 0 && fine {
             self.syncer.wrote(&self.segment, waiting);
-            self.poke.poke();
+            self.grows.tell();
         }
         for answer in batch.answers {
             answer.send();
