@@ -108,8 +108,9 @@ impl<R: Recorder> Decider<R> {
                 _ => " (the policy changed while this was under way, or what it depends on did)",
             };
             ruling.reason.message.push_str(since);
+            // Waited for with each request, and denied hardly ever.
             let concluded = self.conclude_ruling(&policy, client, target, seen, ruling, started);
-            return concluded.await;
+            return Box::pin(concluded).await;
         }
     }
 

@@ -777,7 +777,7 @@ impl<R: Recorder> Decider<R> {
         }
     }
 
-    pub(crate) fn decision(&self, policy: &Policy, draft: Draft<'_>) -> Decision {
+    pub(crate) fn decision(&self, policy: &Policy, draft: Draft<'_>) -> Box<Decision> {
         // The time first: an id is never older than the time of its decision.
         let time = Timestamp::now();
         let id = self.ids.next();
@@ -789,7 +789,7 @@ impl<R: Recorder> Decider<R> {
         for claim in own.iter().flat_map(|own| own.trusted(&draft.action.claims)) {
             context.fill(&claim.context);
         }
-        let decision = Decision {
+        let decision = Box::new(Decision {
             id,
             time,
             agent,
@@ -811,7 +811,7 @@ impl<R: Recorder> Decider<R> {
             trace_parent: None,
             policy_version: policy.version().to_owned(),
             outcome: None,
-        };
+        });
         if let Some(level) = policy.log_level(&decision.matched) {
             self.log.tell(level, &decision);
         }

@@ -31,7 +31,7 @@ pub trait Recorder: Send + Sync + 'static {
     /// A dropped future may or may not have written the decision; it never writes half of it.
     fn write(
         &self,
-        decision: Decision,
+        decision: Box<Decision>,
     ) -> impl Future<Output = Result<DecisionId, RecordRefused>> + Send;
 
     /// Notes what became of an allowed action. Never blocks; what cannot be kept is told as a gap.

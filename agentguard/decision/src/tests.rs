@@ -49,14 +49,14 @@ struct Memory {
 }
 
 impl Recorder for Memory {
-    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+    async fn write(&self, decision: Box<Decision>) -> Result<DecisionId, RecordRefused> {
         if self.full.load(Ordering::Relaxed) {
             return Err(RecordRefused {
                 reason: Reason::new(ReasonCode::RecordFailed, "the disk is full"),
             });
         }
         let id = decision.id;
-        self.decisions.lock().unwrap().push(decision);
+        self.decisions.lock().unwrap().push(*decision);
         Ok(id)
     }
 

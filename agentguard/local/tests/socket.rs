@@ -41,9 +41,9 @@ struct Memory {
 }
 
 impl Recorder for Memory {
-    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+    async fn write(&self, decision: Box<Decision>) -> Result<DecisionId, RecordRefused> {
         let id = decision.id;
-        self.decisions.lock().unwrap().push(decision);
+        self.decisions.lock().unwrap().push(*decision);
         Ok(id)
     }
 

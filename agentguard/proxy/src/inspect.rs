@@ -75,25 +75,25 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         let message =
             "the client offers no application protocol that can be inspected (h2, http/1.1)";
         refuse(&flow, ReasonCode::ProtocolNotSupported, message).await;
-        return say(&flow, stream, Alert::NoApplicationProtocol).await;
+        return Box::pin(say(&flow, stream, Alert::NoApplicationProtocol)).await;
     };
-    let (alpn, upstream) = match ask(&flow, offer).await {
+    let (alpn, upstream) = match Box::pin(ask(&flow, offer)).await {
         Ok(upstream) => match offer.answer(upstream.alpn()) {
             Some(answer) => (answer, Ok(upstream)),
             None => {
                 let message =
                     "the upstream does not speak HTTP/2, and the client speaks nothing else";
                 refuse(&flow, ReasonCode::ProtocolNotSupported, message).await;
-                return say(&flow, stream, Alert::NoApplicationProtocol).await;
+                return Box::pin(say(&flow, stream, Alert::NoApplicationProtocol)).await;
             }
         },
         Err(reason) => (offer.alone(), Err(reason)),
     };
-    let config = match config(&flow, alpn).await {
+    let config = match Box::pin(config(&flow, alpn)).await {
         Ok(config) => config,
         Err(reason) => {
             refuse(&flow, reason.code, reason.message).await;
-            return say(&flow, stream, Alert::InternalError).await;
+            return Box::pin(say(&flow, stream, Alert::InternalError)).await;
         }
     };
     let shaking = TlsAcceptor::from(config).accept(Replay::new(first, stream));
@@ -234,7 +234,7 @@ async fn refuse<R: Recorder, P: Port>(
     code: ReasonCode,
     message: impl Into<String>,
 ) {
-    flow.refuse(ActionKind::Connect, code, message).await;
+    Box::pin(flow.refuse(ActionKind::Connect, code, message)).await;
 }
 
 /// Why a client left the handshake, and what to do about it.

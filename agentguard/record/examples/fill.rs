@@ -73,7 +73,7 @@ async fn write(
         budget: Vec::new(),
         error: None,
     });
-    let id = record.write(decision).await?;
+    let id = record.write(Box::new(decision)).await?;
     if let Some(outcome) = outcome {
         record.outcome(id, outcome);
     }

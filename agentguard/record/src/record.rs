@@ -267,7 +267,7 @@ impl Drop for Unanswered<'_> {
 }
 
 impl Recorder for Record {
-    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+    async fn write(&self, decision: Box<Decision>) -> Result<DecisionId, RecordRefused> {
         let dir = self.shared.dir.display();
         let attempts = decision.count.max(1);
         let waited = tokio::time::timeout(WAIT, Arc::clone(&self.queue).acquire_owned()).await;
@@ -282,7 +282,7 @@ impl Recorder for Record {
         };
         let goes_on = (decision.verdict != Verdict::Deny).then_some(decision.id);
         let (sender, answer) = oneshot::channel();
-        let command = Command::Write(Box::new(decision), Ack { sender, _place });
+        let command = Command::Write(decision, Ack { sender, _place });
         if self.commands.send(command).is_err() {
             return Err(self.refuse(attempts, format!("the record under {dir} is closed")));
         }
@@ -335,7 +335,7 @@ mod tests {
     use crate::segment::Position;
     use crate::shared::Shared;
 
-    fn allow() -> Decision {
+    fn allow() -> Box<Decision> {
         serde_json::from_str(
             r#"{"id":"01JD6Z7Q0000000000000000AB","time":"2026-11-22T04:08:03Z","context":{},
             "layer":"proxy","action":{"kind":"connect"},"verdict":"allow","enforced":true,

@@ -116,9 +116,9 @@ impl AsyncRead for Pieces {
 struct Memory(Mutex<Vec<Decision>>);
 
 impl Recorder for Memory {
-    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+    async fn write(&self, decision: Box<Decision>) -> Result<DecisionId, RecordRefused> {
         let id = decision.id;
-        self.0.lock().unwrap().push(decision);
+        self.0.lock().unwrap().push(*decision);
         Ok(id)
     }
 

@@ -35,7 +35,7 @@ impl<R> Watched<R> {
 }
 
 impl<R: Recorder> Recorder for Watched<R> {
-    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+    async fn write(&self, decision: Box<Decision>) -> Result<DecisionId, RecordRefused> {
         let Some(feed) = &self.feed else {
             return self.record.write(decision).await;
         };

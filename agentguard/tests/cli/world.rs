@@ -251,7 +251,9 @@ impl Served {
     /// Records a decision under a new id.
     pub(crate) fn write(&self, mut decision: Decision) -> DecisionId {
         decision.id = next_id();
-        self.runtime.block_on(self.record.write(decision)).unwrap()
+        self.runtime
+            .block_on(self.record.write(Box::new(decision)))
+            .unwrap()
     }
 }
 

@@ -10,6 +10,7 @@ mod peers;
 
 use std::cell::Cell;
 use std::fs;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -63,6 +64,9 @@ pub struct Which {
     /// Only these cases
     cases: Vec<String>,
 }
+
+/// What the kernel says of a thread that has ended since it was listed (ESRCH).
+const GONE: i32 = 3;
 
 /// How long one client may take.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -284,18 +288,20 @@ impl Bench<'_> {
         Ok(vec![self.guard.id()?, worker])
     }
 
-    /// What the guard's processes hold in memory.
+    /// What the guard's processes hold in memory, and how much of that is their own and no file's, such as the program's.
     fn memory(&self, case: &str) -> Result<()> {
-        let mut resident = 0.0;
-        for pid in self.guard_pids()? {
-            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-            let value = status.lines().find_map(|line| {
-                let value = line.strip_prefix("VmRSS:")?;
-                value.trim().strip_suffix(" kB")?.parse::<f64>().ok()
-            });
-            resident += value.context("no VmRSS")?;
+        for (metric, field) in [("resident", "VmRSS:"), ("resident_anonymous", "RssAnon:")] {
+            let mut kib = 0.0;
+            for pid in self.guard_pids()? {
+                let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+                let value = status.lines().find_map(|line| {
+                    let value = line.strip_prefix(field)?;
+                    value.trim().strip_suffix(" kB")?.parse::<f64>().ok()
+                });
+                kib += value.with_context(|| format!("no {field}"))?;
+            }
+            sample(case, "agentguard", metric, "kib", kib);
         }
-        sample(case, "agentguard", "resident", "kib", resident);
         Ok(())
     }
 }
@@ -331,13 +337,18 @@ fn tell(
 }
 
 /// The processor's time that the threads of these have taken (`schedstats` of the kernel's documentation: the first
-/// field, in nanoseconds). None of them ends meanwhile.
+/// field, in nanoseconds). What one has taken that ends meanwhile is lost: those that do are idle ones, which wait for
+/// work that blocks.
 fn cpu(pids: &[u32]) -> Result<Duration> {
     let mut nanos = 0;
     for pid in pids {
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let path = task?.path().join("schedstat");
-            let stat = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let stat = match fs::read_to_string(&path) {
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound) => continue,
+                Err(error) if error.raw_os_error() == Some(GONE) => continue,
+                stat => stat.with_context(|| path.display().to_string())?,
+            };
             let ran = stat.split_whitespace().next().context("no time")?;
             nanos += ran.parse::<u64>()?;
         }

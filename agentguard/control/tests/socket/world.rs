@@ -140,7 +140,7 @@ impl World {
     }
 
     pub(crate) async fn write(&self, decision: Decision) -> DecisionId {
-        self.record.write(decision).await.unwrap()
+        self.record.write(Box::new(decision)).await.unwrap()
     }
 
     /// Sends bytes as they are, and gives everything that comes back.

@@ -507,7 +507,7 @@ impl<R: Recorder> Decider<R> {
                     return pending().await;
                 }
                 let cut = self.cut(&policy, about, &grant.want, Some(refused), started);
-                return cut.await;
+                return Box::pin(cut).await;
             }
         }
     }

@@ -73,7 +73,7 @@ impl<R: Recorder> Decider<R> {
         };
         let about = (client, target, Seen::Request(asked.seen()));
         let cut = self.cut(&policy, about, held.want(), refused, started);
-        Some(cut.await)
+        Some(Box::pin(cut).await)
     }
 
     /// Waits until the time is over that a call has which is under way. Then records that denial and gives it; never
@@ -111,7 +111,7 @@ impl<R: Recorder> Decider<R> {
                 }
                 let about = (client, target, Seen::Request(asked.seen()));
                 let cut = self.cut(&policy, about, held.want(), Some(refused), started);
-                return cut.await;
+                return Box::pin(cut).await;
             }
             // A limit that was changed ends it at another time. Where that has come, it has more by an operator: it is asked
             // again in a moment.

@@ -168,11 +168,11 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             .then(|| PendingAnswer::new(&self.signals));
         let mut meaning = match request::Request::read(&parts, self.leg.scheme) {
             Ok(meaning) => meaning,
-            Err(why) => return self.refuse_malformed(&why, &tongue).await,
+            Err(why) => return Box::pin(self.refuse_malformed(&why, &tongue)).await,
         };
         let changes = self.flow.guard.decider.changes();
         if self.flow.is_stale() {
-            return self.refuse_stale(&tongue).await;
+            return Box::pin(self.refuse_stale(&tongue)).await;
         }
         let understood = self.understand(&mut parts, &mut meaning, body, tongue);
         let Understood {
@@ -198,7 +198,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Some(message) => {
                 let kind = ActionKind::HttpRequest;
                 let decided = self.flow.refuse(kind, ReasonCode::SessionNotOwn, message);
-                (decided.await, StatusCode::FORBIDDEN)
+                (Box::pin(decided).await, StatusCode::FORBIDDEN)
             }
             None => {
                 let room = |memory| self.flow.room(memory);
@@ -351,7 +351,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let (mut counts, mut beside) = (first, Vec::new());
         for other in asked.beside() {
             let id = other.seen().tool.and_then(|tool| tool.id.clone());
-            let decided = self.flow.request(&other).await;
+            let decided = Box::pin(self.flow.request(&other)).await;
             if decided.allowed {
                 beside.push((id, self.flow.account(decided)));
             } else if counts.allowed {
@@ -381,7 +381,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         if let Some(message) = self.mismatch(meaning.authority.as_ref()) {
             let kind = ActionKind::HttpRequest;
             let decided = self.flow.refuse(kind, ReasonCode::NameMismatch, message);
-            return (decided.await, StatusCode::MISDIRECTED_REQUEST);
+            return (Box::pin(decided).await, StatusCode::MISDIRECTED_REQUEST);
         }
         if let Some(growth) = growth
             && let Some(decided) = growth.ask_early().await

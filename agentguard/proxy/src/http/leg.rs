@@ -91,7 +91,7 @@ impl<R: Recorder> Leg<R> {
                 Err(Err(failed)) => return Err(failed),
             }
         }
-        let upstream = kept.insert(self.open(flow).await?);
+        let upstream = kept.insert(Box::pin(self.open(flow)).await?);
         match upstream.try_send(request).await {
             Ok(response) => Ok(response),
             Err(Err(failed)) => Err(failed),
@@ -129,7 +129,7 @@ impl<R: Recorder> Leg<R> {
         let used = if may_wait { self.waiting(flow)? } else { None };
         let upstream = match used {
             Some(upstream) => upstream,
-            None => self.open(flow).await?,
+            None => Box::pin(self.open(flow)).await?,
         };
         shared.insert(upstream).another().ok_or_else(closed)
     }

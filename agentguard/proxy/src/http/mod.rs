@@ -142,13 +142,13 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     exchange.leave();
     let mut goodbye = Vec::new();
     if let Some(stop) = signals.stop() {
-        goodbye = refuse_rest(&flow, stop).await;
+        goodbye = Box::pin(refuse_rest(&flow, stop)).await;
     } else if let Err(error) = served {
         if error.is_parse() {
             // hyper has answered 400 itself: it was stricter than the gate.
             let message = format!("the request cannot be read: {error}");
-            flow.refuse(ActionKind::HttpRequest, ReasonCode::HttpMalformed, message)
-                .await;
+            let code = ReasonCode::HttpMalformed;
+            Box::pin(flow.refuse(ActionKind::HttpRequest, code, message)).await;
         } else {
             // A body that broke off must not look complete.
             tracing::debug!(%error, "an HTTP connection broke");
@@ -156,7 +156,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
         }
     }
     let mut stream = gated.into_inner();
-    let said = part(&mut stream, &goodbye);
+    let said = Box::pin(part(&mut stream, &goodbye));
     if timeout(flow.guard.limits.linger, said).await.is_err() {
         tracing::debug!("the client does not close");
     }

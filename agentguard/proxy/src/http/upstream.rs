@@ -224,7 +224,7 @@ impl<R: Recorder> Handle<R> {
                     None => Err(SendFailed::Broken(failed.into_error().into())),
                 }),
             },
-            Sender::Http2(sender) => sender.try_send(request).await,
+            Sender::Http2(sender) => Box::pin(sender.try_send(request)).await,
         };
         if let Ok(response) = &sent {
             self.seen.note(response.headers());

@@ -226,11 +226,11 @@ struct Log {
 }
 
 impl Recorder for Log {
-    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+    async fn write(&self, decision: Box<Decision>) -> Result<DecisionId, RecordRefused> {
         self.given.send_modify(|given| *given += 1);
         let _disk = self.disk.read().await;
         let id = decision.id;
-        self.decisions.lock().unwrap().push(decision);
+        self.decisions.lock().unwrap().push(*decision);
         self.changed.notify_waiters();
         Ok(id)
     }

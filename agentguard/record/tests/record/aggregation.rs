@@ -31,7 +31,7 @@ async fn identical_denials_become_one_record_whose_id_the_caller_gets() {
 }
 
 /// A refused request, which said this to its client.
-fn request(agent: &str, path: &str, message: &str) -> Decision {
+fn request(agent: &str, path: &str, message: &str) -> Box<Decision> {
     let mut denied = deny(agent, 443);
     denied.action.kind = ActionKind::HttpRequest;
     denied.action.method = Some("GET".to_owned());

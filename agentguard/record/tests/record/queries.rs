@@ -27,7 +27,7 @@ async fn filters_give_the_newest_with_the_newest_last_from_log_and_index_alike()
             decision.action.kind = ActionKind::HttpRequest;
         }
         record.write(decision.clone()).await.unwrap();
-        written.push(decision);
+        written.push(*decision);
     }
     let queries = [
         newest(7),
@@ -92,7 +92,7 @@ async fn a_decision_is_found_with_its_outcome_at_once_and_later() {
     let written = allow("a");
     let id = record.write(written.clone()).await.unwrap();
     assert_eq!(id, written.id);
-    assert_eq!(record.find(id).await.unwrap(), Some(written.clone()));
+    assert_eq!(record.find(id).await.unwrap(), Some(*written.clone()));
     let outcome = Outcome {
         bytes: Bytes {
             sent: 10,
@@ -107,7 +107,7 @@ async fn a_decision_is_found_with_its_outcome_at_once_and_later() {
         error: None,
     };
     record.outcome(id, outcome.clone());
-    let mut expected = written;
+    let mut expected = *written;
     expected.outcome = Some(outcome);
     crate::scene::until("the outcome is there", async || {
         record.find(id).await.unwrap().as_ref() == Some(&expected)

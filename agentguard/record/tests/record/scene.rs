@@ -23,7 +23,7 @@ fn next_id() -> DecisionId {
 }
 
 /// A decision on a connection to a port.
-pub(crate) fn decision(agent: &str, verdict: Verdict, port: u16) -> Decision {
+pub(crate) fn decision(agent: &str, verdict: Verdict, port: u16) -> Box<Decision> {
     let mut action = Action::new(ActionKind::Connect);
     action.transport = Some(Transport::Tcp);
     action.host = Some("api.example".parse().unwrap());
@@ -32,7 +32,7 @@ pub(crate) fn decision(agent: &str, verdict: Verdict, port: u16) -> Decision {
         Verdict::Deny => ReasonCode::NoRule,
         _ => ReasonCode::RuleAllow,
     };
-    Decision {
+    Box::new(Decision {
         id: next_id(),
         time: Timestamp::now(),
         agent: Some(Agent {
@@ -57,24 +57,24 @@ pub(crate) fn decision(agent: &str, verdict: Verdict, port: u16) -> Decision {
         trace_parent: None,
         policy_version: "0123456789ab".to_owned(),
         outcome: None,
-    }
+    })
 }
 
-pub(crate) fn allow(agent: &str) -> Decision {
+pub(crate) fn allow(agent: &str) -> Box<Decision> {
     decision(agent, Verdict::Allow, 443)
 }
 
-pub(crate) fn deny(agent: &str, port: u16) -> Decision {
+pub(crate) fn deny(agent: &str, port: u16) -> Box<Decision> {
     decision(agent, Verdict::Deny, port)
 }
 
 /// The same once more.
-pub(crate) fn again(decision: &Decision) -> Decision {
-    Decision {
+pub(crate) fn again(decision: &Decision) -> Box<Decision> {
+    Box::new(Decision {
         id: next_id(),
         time: Timestamp::now(),
         ..decision.clone()
-    }
+    })
 }
 
 /// Options under which nothing is refused.

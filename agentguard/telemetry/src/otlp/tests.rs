@@ -34,7 +34,7 @@ use crate::{Spans, Watched, parts};
 struct Nothing;
 
 impl Recorder for Nothing {
-    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+    async fn write(&self, decision: Box<Decision>) -> Result<DecisionId, RecordRefused> {
         Ok(decision.id)
     }
 

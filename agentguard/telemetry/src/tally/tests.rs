@@ -15,7 +15,7 @@ use crate::{Figures, NOTES, Watched, parts, prometheus};
 struct Memory;
 
 impl Recorder for Memory {
-    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+    async fn write(&self, decision: Box<Decision>) -> Result<DecisionId, RecordRefused> {
         match decision
             .action
             .host
@@ -34,7 +34,7 @@ impl Recorder for Memory {
     fn contents(&self, _: DecisionId, _: &AgentName, _: Contents) {}
 }
 
-pub(crate) fn decision(number: u128, changes: &serde_json::Value) -> Decision {
+pub(crate) fn decision(number: u128, changes: &serde_json::Value) -> Box<Decision> {
     let mut decision = json!({
         "id": DecisionId(ulid::Ulid(number)), "time": "2026-11-22T04:08:03Z", "context": {},
         "agent": {"name": "coder"}, "layer": "proxy", "action": {"kind": "connect", "host": "a.example"},

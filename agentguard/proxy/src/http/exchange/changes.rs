@@ -62,7 +62,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let changed = match (unread, &what) {
             // Nobody asks on its behalf for what it is not known to be.
             (Some(_), _) if !made.must() => return Ok((body, false)),
-            (None, Some(what)) => changed::changed(&self.flow, parts, what, &made, body).await,
+            (None, Some(what)) => {
+                Box::pin(changed::changed(&self.flow, parts, what, &made, body)).await
+            }
             (Some(why), _) => Err(why.clone()),
             (None, None) => Err("it is not read".to_owned()),
         };
@@ -77,7 +79,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 let (code, message) = made.impossible(&why);
                 account.fail(message.clone());
                 if let (true, Some(held)) = (made.lowers(), account.decided().held()) {
-                    return Err(self.flow.not_lowered(asked, held, &why).await);
+                    return Err(Box::pin(self.flow.not_lowered(asked, held, &why)).await);
                 }
                 let kind = match (seen.llm, seen.tool) {
                     (Some(_), _) => ActionKind::LlmCall,
@@ -85,7 +87,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     _ => ActionKind::HttpRequest,
                 };
                 let refused = self.flow.refuse(kind, code, message);
-                Err(refused.await)
+                Err(Box::pin(refused).await)
             }
         }
     }

@@ -44,7 +44,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         lists: Option<Looks<'_>>,
     ) -> Result<Result<Carried<R>, Failed>, Decided> {
         if let Some(looks) = lists {
-            return self.shown(looks, carried, asked, account).await;
+            return Box::pin(self.shown(looks, carried, asked, account)).await;
         }
         let Some(Answering::Llm(_)) = answering else {
             return Ok(Ok(carried));

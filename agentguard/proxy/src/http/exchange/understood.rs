@@ -93,7 +93,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Ok(read) => read,
             Err(unread) => {
                 let kind = ActionKind::HttpRequest;
-                return Err(self.refuse_unread(kind, unread, &tongue).await);
+                return Err(Box::pin(self.refuse_unread(kind, unread, &tongue)).await);
             }
         };
         asked.grew(read.size);
@@ -134,7 +134,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             Ok(read) => read,
             Err(unread) => {
                 let kind = ActionKind::LlmCall;
-                return Err(self.refuse_unread(kind, unread, tongue).await);
+                return Err(Box::pin(self.refuse_unread(kind, unread, tongue)).await);
             }
         };
         asked.grew(read.size);
