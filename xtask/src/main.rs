@@ -15,6 +15,7 @@ mod bpf;
 mod build;
 mod demo;
 mod exec;
+mod recorded;
 #[cfg(test)]
 mod rooms;
 mod schema;

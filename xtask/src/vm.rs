@@ -25,11 +25,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use crate::recorded::Counts;
 use crate::workspace::Workspace;
 use crate::{bpf, exec, setup};
 use built::Executables;
 use console::{Report, Word};
-use instructions::{Comparison, Counts, Table, Version};
+use instructions::{Comparison, Table, Version};
 use kernels::Kernel;
 use suites::{Boot, GATE, INSTRUCTIONS, SUITES};
 
