@@ -1,9 +1,10 @@
-//! What it costs to reserve and to settle: `ledger embedded DIRECTORY` and `ledger redis`.
+//! What it costs to reserve and to settle: `ledger embedded DIRECTORY`, `ledger redis` and `ledger repeat DIRECTORY COUNT`.
 //!
 //! One call of a language model is charged to five accounts. Prints each figure as a line of JSON: `case`, `subject`,
 //! `metric`, `unit`, `value`. Beside the ledger of one host, a write of as many bytes as its journal takes for a call,
 //! to a file in the same directory; beside the one that hosts share, `INCR` of one key over a connection of its own, on a
-//! `redis-server` that this starts and ends. `cargo xtask bench budget` runs both.
+//! `redis-server` that this starts and ends. `cargo xtask bench budget` runs both. `repeat` reserves and settles so many calls
+//! in the ledger of one host, for `cargo xtask instructions`.
 
 use std::error::Error;
 use std::fs::File;
@@ -36,7 +37,13 @@ fn main() -> Outcome {
     match arguments.as_slice() {
         [task, directory] if task == "embedded" => embedded(Path::new(directory)),
         [task] if task == "redis" => redis(),
-        _ => Err("usage: ledger embedded DIRECTORY | ledger redis".into()),
+        [task, directory, count] if task == "repeat" => {
+            repeat(Path::new(directory), count.parse()?)
+        }
+        _ => Err(
+            "usage: ledger embedded DIRECTORY | ledger redis | ledger repeat DIRECTORY COUNT"
+                .into(),
+        ),
     }
 }
 
@@ -89,6 +96,17 @@ fn embedded(directory: &Path) -> Outcome {
     figures(case, "write_200_bytes", CALLS, || {
         Ok(file.write_all(&WRITTEN)?)
     })
+}
+
+fn repeat(directory: &Path, count: u32) -> Outcome {
+    let ledger = Embedded::open(&directory.join("ledger"), Timestamp::now())?;
+    let (want, used) = (call(), [1700; 5]);
+    let now = Timestamp::now().as_millisecond();
+    for _ in 0..count {
+        let granted = ledger.reserves(&want, now)?;
+        ledger.settle(granted.id, Some(&used), now);
+    }
+    Ok(())
 }
 
 fn redis() -> Outcome {

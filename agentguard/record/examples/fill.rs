@@ -1,7 +1,8 @@
-//! A record with many decisions, for measurements: `fill DIRECTORY COUNT`.
+//! A record with many decisions, for measurements: `fill DIRECTORY COUNT [QUERIES]`.
 //!
 //! They are those of one hour and one agent, `coder`: of sixteen, eight requests inside TLS to `h0.example`
 //! to `h999.example`, each with its method and path, four flows there, two names asked for, and two flows that no rule allowed.
+//! Then the newest [`ASKED_FOR`] are asked for, as often as is said.
 
 use std::error::Error;
 use std::path::Path;
@@ -12,7 +13,7 @@ use agentguard_model::{
     Action, ActionKind, Agent, Bytes, Context, Decision, DecisionId, Labels, Layer, Mode, Outcome,
     Reason, ReasonCode, Transport, Verdict,
 };
-use agentguard_record::{Options, Quota, Record};
+use agentguard_record::{Options, Query, Quota, Record};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use jiff::Timestamp;
@@ -22,14 +23,18 @@ use ulid::Ulid;
 const SPAN: Duration = Duration::from_secs(3600);
 /// How many are written at once.
 const AT_ONCE: usize = 512;
+/// How many decisions a query is for.
+const ASKED_FOR: usize = 50;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [directory, count] = arguments.as_slice() else {
-        return Err("usage: fill DIRECTORY COUNT".into());
+    let (directory, count, queries) = match arguments.as_slice() {
+        [directory, count] => (directory, count, "0"),
+        [directory, count, queries] => (directory, count, queries.as_str()),
+        _ => return Err("usage: fill DIRECTORY COUNT [QUERIES]".into()),
     };
-    let count: u32 = count.parse()?;
+    let (count, queries): (u32, u32) = (count.parse()?, queries.parse()?);
     let options = Options {
         quota: Quota {
             entries_per_second: u32::MAX,
@@ -48,6 +53,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         done?;
     }
     drop(written);
+    for _ in 0..queries {
+        let query = Query {
+            limit: ASKED_FOR,
+            ..Query::default()
+        };
+        if record.query(query).await?.len() != ASKED_FOR.min(usize::try_from(count)?) {
+            return Err("not all that was asked for".into());
+        }
+    }
     record.close().await;
     Ok(())
 }

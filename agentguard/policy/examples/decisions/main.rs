@@ -1,8 +1,9 @@
-//! What a decision costs: `decisions describe DIRECTORY` and `decisions measure`.
+//! What a decision costs: `decisions describe DIRECTORY`, `decisions measure` and `decisions repeat CASE COUNT`.
 //!
 //! `describe` writes each case as `CASE.json`, for whoever is measured beside us: its rules, and calls with
 //! what the rules say of them. `measure` times the same calls here and prints each figure as a line of
-//! JSON: `case`, `subject`, `metric`, `unit`, `value`. `cargo xtask bench policy` runs both.
+//! JSON: `case`, `subject`, `metric`, `unit`, `value`. `cargo xtask bench policy` runs both. `repeat` takes so many
+//! decisions of one case, for `cargo xtask instructions`.
 
 mod made;
 
@@ -29,7 +30,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     match arguments.as_slice() {
         [task, directory] if task == "describe" => describe(Path::new(directory)),
         [task] if task == "measure" => measure(),
-        _ => Err("usage: decisions describe DIRECTORY | decisions measure".into()),
+        [task, case, count] if task == "repeat" => repeat(case, count.parse()?),
+        _ => Err(
+            "usage: decisions describe DIRECTORY | decisions measure | decisions repeat CASE COUNT"
+                .into(),
+        ),
     }
 }
 
@@ -58,6 +63,20 @@ fn measure() -> Result<(), Box<dyn Error>> {
                 None => {}
             }
         }
+    }
+    Ok(())
+}
+
+fn repeat(case: &str, count: usize) -> Result<(), Box<dyn Error>> {
+    let case = CASES.iter().find(|known| known.name == case);
+    let case = case.ok_or("no such case")?;
+    let policy = compiled(case)?;
+    let agent = made::AGENT.parse()?;
+    let agent = policy.agent(&agent).ok_or("no agent")?;
+    let calls = case.calls()?;
+    check(case, &policy, agent, &calls)?;
+    for call in calls.iter().cycle().take(count) {
+        drop(black_box(policy.decide(agent, black_box(&call.facts()))));
     }
     Ok(())
 }

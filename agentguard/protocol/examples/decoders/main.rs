@@ -1,10 +1,11 @@
-//! What decoding costs: `decoders`.
+//! What decoding costs: `decoders`, and `decoders repeat OPERATION COUNT`.
 //!
 //! Prints each figure as a line of JSON: `case`, `subject`, `metric`, `unit`, `value`. Each case is decoded whole and in
 //! pieces as a socket gives them; beside it a common parser reads the same documents into values, where the bytes are
-//! some. `cargo xtask bench protocol` runs it.
+//! some. `cargo xtask bench protocol` runs it. `repeat` does one thing so many times, for `cargo xtask instructions`.
 
 mod memory;
+mod repeated;
 mod session;
 mod tools;
 mod wire;
@@ -32,6 +33,15 @@ const MOMENT: Duration = Duration::from_millis(250);
 type Outcome = Result<(), Box<dyn Error>>;
 
 fn main() -> Outcome {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.as_slice() {
+        [] => measure(),
+        [task, operation, count] if task == "repeat" => repeated::run(operation, count.parse()?),
+        _ => Err("usage: decoders | decoders repeat OPERATION COUNT".into()),
+    }
+}
+
+fn measure() -> Outcome {
     for call in wire::calls() {
         read_call(&call)?;
     }
@@ -90,20 +100,21 @@ fn throughput(case: &str, documents: &[&[u8]], bytes: usize, ours: f64) -> Outco
 }
 
 fn read_call(call: &Call) -> Outcome {
-    let read = || -> Outcome {
-        let mut reader = CallReader::new(call.endpoint);
-        for piece in call.body.chunks(PIECE) {
-            reader.push(piece)?;
-        }
-        let read = reader.finish()?;
-        if read.tools.len() != wire::TOOLS {
-            return Err(format!("{}: {} tools", call.name, read.tools.len()).into());
-        }
-        black_box(read);
-        Ok(())
-    };
-    let seconds = timed(read)?;
+    let seconds = timed(|| read_call_once(call))?;
     throughput(call.name, &[&call.body], call.body.len(), seconds)
+}
+
+fn read_call_once(call: &Call) -> Outcome {
+    let mut reader = CallReader::new(call.endpoint);
+    for piece in call.body.chunks(PIECE) {
+        reader.push(piece)?;
+    }
+    let read = reader.finish()?;
+    if read.tools.len() != wire::TOOLS {
+        return Err(format!("{}: {} tools", call.name, read.tools.len()).into());
+    }
+    black_box(read);
+    Ok(())
 }
 
 fn turn() -> Outcome {
@@ -156,19 +167,7 @@ impl Stream {
 }
 
 fn read_answer(answer: &Answer) -> Outcome {
-    let seconds = timed(|| {
-        let mut stream = Stream::new(answer);
-        // Each event is a write of its server's.
-        for event in &answer.events {
-            stream.push(event)?;
-        }
-        let told = stream.answer.finish();
-        if told.not_understood.is_some() || told.tool_calls.len() != 1 || told.usage.is_none() {
-            return Err(format!("{}: {told:?}", answer.name).into());
-        }
-        black_box(told);
-        Ok(())
-    })?;
+    let seconds = timed(|| read_answer_once(answer))?;
     let bytes: usize = answer.events.iter().map(Vec::len).sum();
     throughput(answer.name, &answer.documents(), bytes, seconds)?;
     let count = f64::from(u32::try_from(answer.events.len())?);
@@ -186,6 +185,20 @@ fn read_answer(answer: &Answer) -> Outcome {
     let kibibytes = f64::from(u32::try_from(most)?) / 1024.0;
     sample(answer.name, "agentguard", "memory", "KiB", kibibytes);
     drop(black_box(stream));
+    Ok(())
+}
+
+fn read_answer_once(answer: &Answer) -> Outcome {
+    let mut stream = Stream::new(answer);
+    // Each event is a write of its server's.
+    for event in &answer.events {
+        stream.push(event)?;
+    }
+    let told = stream.answer.finish();
+    if told.not_understood.is_some() || told.tool_calls.len() != 1 || told.usage.is_none() {
+        return Err(format!("{}: {told:?}", answer.name).into());
+    }
+    black_box(told);
     Ok(())
 }
 

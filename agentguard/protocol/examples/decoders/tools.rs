@@ -46,23 +46,28 @@ fn expect(read: bool, what: &str) -> Outcome {
 }
 
 fn mcp_call() -> Outcome {
-    let call = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call",
-        "params": { "name": "write", "arguments": arguments() } });
-    let call = bytes(&call);
-    let seconds = timed(|| {
-        let mut reader = MessageReader::new(LIMIT);
-        for piece in call.chunks(PIECE) {
-            reader.push(piece)?;
-        }
-        let claims = Claims {
-            none: true,
-            ..Claims::default()
-        };
-        let sent = reader.finish("server", &claims, &["/path"])?;
-        let name = sent.messages.first().and_then(|it| it.name.as_deref());
-        expect(name == Some("write"), "mcp_call")
-    })?;
+    let call = mcp_call_bytes();
+    let seconds = timed(|| read_mcp_call_once(&call))?;
     throughput("mcp_call", &[&call], call.len(), seconds)
+}
+
+pub(crate) fn mcp_call_bytes() -> Vec<u8> {
+    bytes(&json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+        "params": { "name": "write", "arguments": arguments() } }))
+}
+
+pub(crate) fn read_mcp_call_once(call: &[u8]) -> Outcome {
+    let mut reader = MessageReader::new(LIMIT);
+    for piece in call.chunks(PIECE) {
+        reader.push(piece)?;
+    }
+    let claims = Claims {
+        none: true,
+        ..Claims::default()
+    };
+    let sent = reader.finish("server", &claims, &["/path"])?;
+    let name = sent.messages.first().and_then(|it| it.name.as_deref());
+    expect(name == Some("write"), "mcp_call")
 }
 
 fn mcp_answer() -> Outcome {
