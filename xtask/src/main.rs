@@ -15,6 +15,7 @@ mod bpf;
 mod build;
 mod demo;
 mod exec;
+mod instructions;
 mod recorded;
 #[cfg(test)]
 mod rooms;
@@ -83,6 +84,14 @@ enum Task {
         /// Only this group
         group: Option<String>,
     },
+    /// Count the instructions of hot functions, and compare with docs/performance.md
+    Instructions {
+        /// Write them to docs/performance.md, instead of comparing
+        #[arg(long)]
+        record: bool,
+        /// Only operations whose name contains one of these
+        filter: Vec<String>,
+    },
     /// Write docs/schema/*.schema.json from the types
     Schema {
         /// Write nothing; fail if a committed schema is not what the types say
@@ -118,6 +127,13 @@ fn main() -> ExitCode {
             },
         ),
         Task::Bench { group } => bench::run(&workspace, group.as_deref()),
+        Task::Instructions { record, filter } => instructions::run(
+            &workspace,
+            &instructions::Request {
+                record,
+                filter: &filter,
+            },
+        ),
         Task::Schema { check } => schema::run(&workspace, check),
     });
     match done {

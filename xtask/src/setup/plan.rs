@@ -38,7 +38,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 25] = [
+const TEST_PROGRAMS: [(&str, &str); 26] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
@@ -64,6 +64,7 @@ const TEST_PROGRAMS: [(&str, &str); 25] = [
     ("nginx", "nginx-light"),
     ("h2load", "nghttp2-client"),
     ("redis-server", "redis-server"),
+    ("valgrind", "valgrind"),
 ];
 
 /// As [`TEST_PROGRAMS`], where the package has the program: Ubuntu's would install a snap, which sees
@@ -372,7 +373,7 @@ mod tests {
         assert!(
             all[0].ends_with(
                 "npm python3 default-jdk-headless prometheus haproxy nginx-light \
-                 nghttp2-client redis-server chromium \
+                 nghttp2-client redis-server valgrind chromium \
                  python3-venv"
             ),
             "{all:?}"
