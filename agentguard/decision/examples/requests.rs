@@ -126,7 +126,7 @@ fn outcome() -> Outcome {
 struct Nothing;
 
 impl Recorder for Nothing {
-    async fn write(&self, decision: Decision) -> Result<DecisionId, RecordRefused> {
+    async fn write(&self, decision: Box<Decision>) -> Result<DecisionId, RecordRefused> {
         Ok(black_box(decision).id)
     }
 
