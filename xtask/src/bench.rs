@@ -1,7 +1,10 @@
-//! Measures, and writes `target/bench/report.json`.
+//! Measures, and writes `target/bench/report.json`, with the same as tables (`report.md`) and as a chart
+//! (`report.svg`), and the machine (`machine.json`).
 //!
 //! Speed is judged as a ratio of two subjects in one run on one machine; absolute figures are
 //! reported and never tested.
+
+mod report;
 
 use std::fmt;
 use std::fs;
@@ -54,6 +57,9 @@ struct Group {
     measure: fn(&Workspace) -> Result<Vec<Line>>,
 }
 
+/// A group's name, and its figures.
+type Figures = (&'static str, Vec<Line>);
+
 /// One figure.
 #[derive(Debug, Serialize)]
 pub(crate) struct Line {
@@ -103,16 +109,37 @@ impl std::error::Error for UnknownGroup {}
 pub(crate) fn run(workspace: &Workspace, group: Option<&str>) -> Result<()> {
     setup::run(workspace, true)?;
     bpf::build(workspace)?;
-    let report = measure(workspace, GROUPS, group)?;
+    let groups = measure(workspace, GROUPS, group)?;
+    let machine = report::Machine::look(workspace);
     let directory = workspace.target().join("bench");
-    let path = directory.join("report.json");
-    let mut text = serde_json::to_string_pretty(&report)?;
-    text.push('\n');
     fs::create_dir_all(&directory)
-        .and_then(|()| fs::write(&path, text))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    eprintln!("bench: {} figures in {}", report.len(), path.display());
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let published = lines(&groups);
+    let files = [
+        ("report.json", json(&published)?),
+        ("report.md", report::tables(&machine, &groups)),
+        ("report.svg", report::chart(&groups)),
+        ("machine.json", json(&machine)?),
+    ];
+    for (name, text) in files {
+        let path = directory.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    eprintln!(
+        "bench: {} figures in {}",
+        published.len(),
+        directory.display()
+    );
     Ok(())
+}
+
+fn json(value: &impl Serialize) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// The figures of all groups, as they are published.
+fn lines(groups: &[Figures]) -> Vec<&Line> {
+    groups.iter().flat_map(|(_, lines)| lines).collect()
 }
 
 /// TLS that ends at the guard, beside the same client without it.
@@ -332,7 +359,7 @@ fn summed_up(samples: Vec<Sample>, baselines: &[&str]) -> Vec<Line> {
     lines.collect()
 }
 
-fn measure(workspace: &Workspace, groups: &[Group], only: Option<&str>) -> Result<Vec<Line>> {
+fn measure(workspace: &Workspace, groups: &[Group], only: Option<&str>) -> Result<Vec<Figures>> {
     if let Some(asked) = only
         && !groups.iter().any(|group| group.name == asked)
     {
@@ -347,7 +374,8 @@ fn measure(workspace: &Workspace, groups: &[Group], only: Option<&str>) -> Resul
         if only.is_none_or(|only| only == group.name) {
             eprintln!("bench: {}", group.name);
             let lines = (group.measure)(workspace);
-            report.extend(lines.with_context(|| format!("bench group {}", group.name))?);
+            let lines = lines.with_context(|| format!("bench group {}", group.name))?;
+            report.push((group.name, lines));
         }
     }
     Ok(report)
@@ -387,7 +415,7 @@ mod tests {
         let workspace = Workspace::find().unwrap();
         let report = measure(&workspace, TWO, Some("flow")).unwrap();
         assert_eq!(
-            serde_json::to_value(&report).unwrap(),
+            serde_json::to_value(lines(&report)).unwrap(),
             serde_json::json!([{
                 "case": "connect", "subject": "agentguard", "metric": "latency_p50", "unit": "us",
                 "median": 3.0, "min": 2.0, "max": 5.0, "baseline": "direct", "ratio": 1.5,

@@ -79,7 +79,7 @@ enum Task {
         /// Run only tests whose name contains one of these
         filter: Vec<String>,
     },
-    /// Measure, and write target/bench/report.json
+    /// Measure, and write target/bench/report.json, with tables and a chart of it
     Bench {
         /// Only this group
         group: Option<String>,

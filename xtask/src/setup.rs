@@ -71,6 +71,11 @@ pub(crate) fn python(workspace: &Workspace) -> PathBuf {
     workspace.target().join("python")
 }
 
+/// The Python environment of mitmproxy, whose packages are not those of the clients. The world knows it too.
+pub(crate) fn mitmproxy(workspace: &Workspace) -> PathBuf {
+    workspace.target().join("mitmproxy")
+}
+
 /// Where the Node packages of the tests' clients are. `agentguard_tests::client` knows it too.
 fn node(workspace: &Workspace) -> PathBuf {
     workspace.target().join("node")
