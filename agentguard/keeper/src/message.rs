@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use agentguard_model::ledger::SharedLedger;
+use agentguard_model::record::RecordLimits;
 use agentguard_model::{
     AgentId, AgentName, ConnectionRate, HostName, Labels, QuotaWindow, ResourceEvent,
     ResourceUsage, Telemetry, UpstreamEntry,
@@ -220,6 +221,8 @@ pub struct Start {
     pub telemetry: Telemetry,
     /// Where budgets are kept, if not on this host.
     pub ledger: Option<SharedLedger>,
+    /// How much the record keeps.
+    pub record: RecordLimits,
 }
 
 /// What the keeper knows of the gate.

@@ -20,6 +20,7 @@ mod path;
 mod pin;
 mod quota;
 mod reason;
+pub mod record;
 mod resources;
 pub mod special;
 mod telemetry;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
 use super::ledger::{self, RawLedger};
+use super::record::{self, RawRecord};
 use super::telemetry::{self, RawTelemetry};
 use super::upstreams::{self, RawUpstream};
 use super::{Declared, Faults, Paths, Run};
@@ -74,6 +75,8 @@ pub(super) struct File {
     telemetry: Option<RawTelemetry>,
     /// Where it is kept what was used of budgets. Default: on this host, in `state_dir`.
     ledger: Option<RawLedger>,
+    /// How much the record keeps. Default: 10 GiB, of each agent up to 512 MiB a day and 500 decisions a second.
+    record: Option<RawRecord>,
 }
 
 /// The sandbox of `agentguard run`.
@@ -259,6 +262,8 @@ impl Declared {
         let telemetry = telemetry::check(path, telemetry, &mut check.faults);
         let ledger = file.ledger.unwrap_or_default();
         let ledger = ledger::check(path, ledger, &mut check.faults);
+        let record = file.record.unwrap_or_default();
+        let record = record::check(path, record, &mut check.faults);
         if check.faults.is_empty() {
             Ok(Self {
                 file: path.to_owned(),
@@ -271,6 +276,7 @@ impl Declared {
                 run,
                 telemetry,
                 ledger,
+                record,
             })
         } else {
             Err(Faults::from(check.faults))

@@ -13,6 +13,7 @@ pub(crate) mod exposed;
 mod file;
 mod host;
 mod ledger;
+mod record;
 pub(crate) mod sources;
 mod telemetry;
 pub(crate) mod text;
@@ -26,6 +27,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use agentguard_model::ledger::SharedLedger;
+use agentguard_model::record::RecordLimits;
 use agentguard_model::{Telemetry, UpstreamEntry};
 use agentguard_policy::{Diagnostic, Diagnostics, Severity};
 
@@ -58,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) telemetry: Telemetry,
     /// Where budgets are kept, if not on this host.
     pub(crate) ledger: Option<SharedLedger>,
+    /// How much the record keeps.
+    pub(crate) record: RecordLimits,
 }
 
 /// The sandbox of `agentguard run`.
@@ -110,6 +114,7 @@ pub(crate) struct Declared {
     run: Run,
     pub(crate) telemetry: telemetry::Declared,
     ledger: Option<ledger::Declared>,
+    record: RecordLimits,
 }
 
 /// Why there is no configuration.
@@ -266,6 +271,7 @@ impl Declared {
             run: self.run,
             telemetry,
             ledger,
+            record: self.record,
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use agentguard_model::ledger::OnLoss;
+use agentguard_model::record::{AgentShare, RecordLimits};
 
 use super::{Config, ConfigError, Declared, Faults, Host, Worker, schema};
 
@@ -279,6 +280,66 @@ fn what_is_wrong_with_telemetry_is_told_in_its_place() {
 }
 
 #[test]
+fn the_record_keeps_what_is_said_and_the_rest_as_before() {
+    let record = |text| resolve(text).unwrap().record;
+    let default = RecordLimits::default();
+    assert_eq!(record("{}"), default);
+    assert_eq!(record("record: {}"), default);
+    assert_eq!(record("record: {agent_share: {}}"), default);
+    let all = "record: {max_mib: 256, agent_share: {per_second: 1, at_once: 2, mib_per_day: 3}}";
+    let agent_share = AgentShare {
+        per_second: 1,
+        at_once: 2,
+        bytes_per_day: 3 << 20,
+    };
+    let max_bytes = 256 << 20;
+    assert_eq!(
+        record(all),
+        RecordLimits {
+            max_bytes,
+            agent_share
+        }
+    );
+    let some = record("record: {agent_share: {at_once: 1000000}}");
+    assert_eq!(some.agent_share.at_once, 1_000_000);
+    assert_eq!(some.agent_share.per_second, default.agent_share.per_second);
+}
+
+#[test]
+fn what_is_wrong_with_the_record_is_told_in_its_place() {
+    for (text, expected) in [
+        (
+            "record: {max_mib: 255}",
+            ":1:19: error: `max_mib` is 255\n  hint: choose 256 to 16777216, or leave it out for 10240",
+        ),
+        (
+            "record: {max_mib: 18446744073709551615}",
+            ":1:19: error: `max_mib` is 18446744073709551615",
+        ),
+        (
+            "record: {agent_share: {per_second: 0}}",
+            ":1:36: error: `per_second` is 0",
+        ),
+        (
+            "record: {agent_share: {at_once: 1000001}}",
+            ":1:33: error: `at_once` is 1000001",
+        ),
+        (
+            "record: {agent_share: {mib_per_day: 0}}",
+            ":1:37: error: `mib_per_day` is 0",
+        ),
+        ("record: {agent_share: {burst: 1}}", ":1:24: error: "),
+        ("record: 5", ":1:9: error: "),
+    ] {
+        let told = resolve(text).unwrap_err();
+        assert!(
+            told.starts_with(&format!("{FILE}{expected}")),
+            "{text}: {told}"
+        );
+    }
+}
+
+#[test]
 fn what_is_wrong_with_the_ledger_is_told_in_its_place() {
     for (text, expected) in [
         (
@@ -377,7 +438,7 @@ fn the_documentation_is_true() {
     let sample = include_str!("../../../dist/config.yaml");
     let schema = serde_json::Value::from(schema());
     let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
-    assert_eq!(keys.len(), 14);
+    assert_eq!(keys.len(), 15);
     for key in keys {
         assert!(
             page.contains(&format!("| `{key}` |")),

@@ -33,6 +33,7 @@ mod returned;
 mod root;
 mod runtime;
 mod sandbox;
+mod shares;
 mod sockets;
 mod switches;
 mod trial;

@@ -40,10 +40,11 @@ use agentguard_keeper::groups::Groups;
 use agentguard_keeper::message::{Start, ToKeeper, ToWorker};
 use agentguard_keeper::namespace::{Listening, Trio};
 use agentguard_keeper::{documents, worker};
+use agentguard_model::record::RecordLimits;
 use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virtual_addresses};
 use agentguard_pins::Pins;
 use agentguard_proxy::{Limits, Shared, Tls};
-use agentguard_record::Record;
+use agentguard_record::{Options, Quota, Record};
 use agentguard_telemetry::Watched;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
@@ -114,6 +115,20 @@ struct Place {
     shutdown: CancellationToken,
 }
 
+/// How the record is kept.
+fn options(limits: &RecordLimits) -> Options {
+    let share = limits.agent_share;
+    Options {
+        max_bytes: Some(limits.max_bytes),
+        quota: Quota {
+            entries_per_second: share.per_second,
+            burst: share.at_once,
+            bytes_per_day: share.bytes_per_day,
+        },
+        ..Options::default()
+    }
+}
+
 async fn serve(
     start: Start,
     mut descriptors: Vec<OwnedFd>,
@@ -138,10 +153,7 @@ async fn serve(
     let gate = Arc::new(Gate::new(view));
     let directory = Arc::new(Directory::default());
     let (link, mut messages) = Link::new(keeper)?;
-    let record = Record::open(
-        &start.state_dir.join("record"),
-        agentguard_record::Options::default(),
-    )?;
+    let record = Record::open(&start.state_dir.join("record"), options(&start.record))?;
     let recorded = Recorded::new(record.clone(), feed);
     let ledger = ledger::open(&start).await?;
     let freezer = link.clone();

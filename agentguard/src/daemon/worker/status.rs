@@ -394,6 +394,7 @@ mod tests {
     use agentguard_decision::Directory;
     use agentguard_keeper::groups::Groups;
     use agentguard_keeper::message::{AgentState, Start, State};
+    use agentguard_model::record::RecordLimits;
     use agentguard_model::{AgentId, Telemetry, Users};
     use agentguard_policy::compile;
 
@@ -422,6 +423,7 @@ mod tests {
             keeper: 1,
             telemetry: Telemetry::default(),
             ledger: None,
+            record: RecordLimits::default(),
         });
         let path = "policy.yaml".to_owned();
         let text = "version: 1\nagents: [{name: coder}, {name: helper}]\n".to_owned();
@@ -470,6 +472,7 @@ mod tests {
             keeper: 4711,
             telemetry: Telemetry::default(),
             ledger: None,
+            record: RecordLimits::default(),
         });
         let guard = board.guard();
         board.keeper_is_silent();

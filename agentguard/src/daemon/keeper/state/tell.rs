@@ -48,6 +48,7 @@ impl Keeper {
             keeper: std::process::id(),
             telemetry,
             ledger: self.config.ledger.clone(),
+            record: self.config.record,
         };
         worker.tell(&ToWorker::Start(Box::new(start)), &descriptors)?;
         self.worker = Some(worker);
