@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use agentguard_model::AgentName;
+use agentguard_model::record::AgentShare;
 
 /// How much of the record one agent may fill. Over it, its denials are counted together by reason
 /// and its allows are refused; other agents are not affected.
@@ -19,10 +20,16 @@ pub struct Quota {
 
 impl Default for Quota {
     fn default() -> Self {
+        AgentShare::default().into()
+    }
+}
+
+impl From<AgentShare> for Quota {
+    fn from(share: AgentShare) -> Self {
         Self {
-            entries_per_second: 500,
-            burst: 5_000,
-            bytes_per_day: 512 << 20,
+            entries_per_second: share.per_second,
+            burst: share.at_once,
+            bytes_per_day: share.bytes_per_day,
         }
     }
 }

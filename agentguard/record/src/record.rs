@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use agentguard_decision::{RecordRefused, Recorder};
 use agentguard_model::contents::Contents;
+use agentguard_model::record::RecordLimits;
 use agentguard_model::{AgentName, Decision, DecisionId, Outcome, Reason, ReasonCode, Verdict};
 use futures_util::Stream;
 use tokio::sync::{Semaphore, oneshot};
@@ -60,7 +61,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
-            max_bytes: Some(10 << 30),
+            max_bytes: Some(RecordLimits::default().max_bytes),
             identical_per_second: 10,
             quota: Quota::default(),
             contents_bytes: 1 << 30,

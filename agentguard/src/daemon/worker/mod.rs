@@ -44,7 +44,7 @@ use agentguard_model::record::RecordLimits;
 use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virtual_addresses};
 use agentguard_pins::Pins;
 use agentguard_proxy::{Limits, Shared, Tls};
-use agentguard_record::{Options, Quota, Record};
+use agentguard_record::{Options, Record};
 use agentguard_telemetry::Watched;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
@@ -117,14 +117,9 @@ struct Place {
 
 /// How the record is kept.
 fn options(limits: &RecordLimits) -> Options {
-    let share = limits.agent_share;
     Options {
         max_bytes: Some(limits.max_bytes),
-        quota: Quota {
-            entries_per_second: share.per_second,
-            burst: share.at_once,
-            bytes_per_day: share.bytes_per_day,
-        },
+        quota: limits.agent_share.into(),
         ..Options::default()
     }
 }
