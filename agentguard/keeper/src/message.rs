@@ -431,7 +431,8 @@ pub enum ToKeeper {
         /// Its number.
         number: u64,
     },
-    /// A sign of life, some times a second: without one for long, direct flows do not begin.
+    /// A sign of life of all threads that carry connections, some times a second: without one for long, direct flows do
+    /// not begin, and then the worker is replaced.
     Alive,
     /// The agent may dial these addresses for this name.
     Publish {

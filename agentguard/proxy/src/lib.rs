@@ -24,6 +24,7 @@ mod carried;
 mod connection;
 mod decoders;
 mod dial;
+mod event_loops;
 mod health;
 mod http;
 mod inspect;
@@ -46,6 +47,7 @@ mod tunnel;
 mod upstream_tls;
 mod via;
 
+pub use event_loops::EventLoops;
 pub use inspect::Tls;
 pub use leaves::{Leaf, Subject};
 pub use limits::Limits;

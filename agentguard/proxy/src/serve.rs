@@ -69,12 +69,28 @@ pub async fn serve<R: Recorder, P: Port>(
         let cut = cut.clone();
         match (entry, origin) {
             (Entry::Seat(seat), Some(origin)) => {
-                connections.spawn(async move {
+                // From the reactor that accepted it to the one that will carry it.
+                let stream = match stream.into_std() {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        tracing::error!(%error, "a connection cannot be carried");
+                        continue;
+                    }
+                };
+                let carried = async move {
+                    let stream = match TcpStream::from_std(stream) {
+                        Ok(stream) => stream,
+                        Err(error) => {
+                            tracing::error!(%error, "a connection cannot be carried");
+                            return;
+                        }
+                    };
                     tokio::select! {
                         () = connection::run(guard, stream, origin, seat) => {}
                         () = cut.cancelled() => {}
                     }
-                });
+                };
+                connections.spawn_on(carried, shared.loops.least_busy());
             }
             (Entry::Refusal(place), origin) => {
                 connections.spawn(async move {

@@ -8,13 +8,15 @@ use rustls::pki_types::CertificateDer;
 
 use crate::carried::Carried;
 use crate::decoders::Decoders;
+use crate::event_loops::EventLoops;
 use crate::health::Health;
 use crate::http::{Pool, Sessions, Streams};
 use crate::{Limits, Tls};
 
-/// TLS, bounds, the upstream connections that wait (an agent can come in at several listeners), and
+/// Threads, TLS, bounds, the upstream connections that wait (an agent can come in at several listeners), and
 /// which addresses are ill.
 pub struct Shared<R: Recorder> {
+    pub(crate) loops: EventLoops,
     pub(crate) tls: Arc<Tls>,
     pub(crate) limits: Limits,
     pub(crate) pool: Arc<Pool<R>>,
@@ -26,10 +28,11 @@ pub struct Shared<R: Recorder> {
 }
 
 impl<R: Recorder> Shared<R> {
-    /// For as many listeners as there will be.
+    /// For as many listeners as there will be, whose connections are carried by `loops`.
     #[must_use]
-    pub fn new(tls: Tls, limits: Limits) -> Self {
+    pub fn new(tls: Tls, limits: Limits, loops: EventLoops) -> Self {
         Self {
+            loops,
             tls: Arc::new(tls),
             pool: Arc::new(Pool::new(&limits)),
             health: Arc::new(Health::new(limits.ill)),
@@ -54,6 +57,11 @@ impl<R: Recorder> Shared<R> {
     /// quarantined.
     pub async fn cut(&self, agent: AgentId) {
         self.carried.none(agent).await;
+    }
+
+    /// Ends once each thread that carries connections has had a turn: one that stands still keeps it waiting.
+    pub fn turn(&self) -> impl Future<Output = ()> + Send + use<R> {
+        self.loops.turn()
     }
 
     /// How many connections of clients are carried.

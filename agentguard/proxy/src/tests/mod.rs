@@ -78,7 +78,7 @@ use tokio_util::sync::CancellationToken;
 
 use authority::Authority;
 
-use crate::{Leaf, Limits, Origin, Port, Shared, Subject, Tls, serve};
+use crate::{EventLoops, Leaf, Limits, Origin, Port, Shared, Subject, Tls, serve};
 
 /// Nothing in these tests takes longer, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -433,7 +433,7 @@ impl Plan {
             proxy.port = port;
         }
         let tls = Tls::new(vec![entry]);
-        let shared = Arc::new(Shared::new(tls, self.limits));
+        let shared = Arc::new(Shared::new(tls, self.limits, EventLoops::here()));
         if self.trusts {
             shared.trust(&[]).unwrap();
         }

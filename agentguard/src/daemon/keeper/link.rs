@@ -151,7 +151,10 @@ impl Drop for Unread {
 }
 
 fn answer(keeper: &Shared, outgoing: &Outgoing, message: ToKeeper) {
-    lock(keeper).heard();
+    // Nothing else is a sign of life: what is asked for may come from a thread beside one that stands still.
+    if matches!(message, ToKeeper::Alive | ToKeeper::Ready) {
+        lock(keeper).alive();
+    }
     match message {
         ToKeeper::Alive => {}
         ToKeeper::Look => {

@@ -56,10 +56,10 @@ use super::sandbox::{self, Sandbox};
 use super::taken::{Cuts, Taken};
 use crate::config::Config;
 
-/// How long a worker may say nothing before direct flows do not begin any more.
+/// How long a worker may give no sign of life before direct flows do not begin any more.
 const QUIET: Duration = Duration::from_secs(4);
 
-/// How long it may say nothing before it is replaced.
+/// How long it may give none before it is replaced.
 const SILENT: Duration = Duration::from_secs(20);
 
 /// How long direct flows may start after the last sign of life.
@@ -130,7 +130,7 @@ pub(super) struct Keeper {
     worker: Option<Arc<Outgoing>>,
     /// Whether the worker does not do what it was told.
     stuck: Cell<bool>,
-    /// When the worker last said anything.
+    /// When the worker last gave a sign of life.
     heard: Instant,
     serving: bool,
     /// Whether the worker can record.
@@ -438,8 +438,8 @@ impl Keeper {
         }
     }
 
-    /// The worker said something.
-    pub(super) fn heard(&mut self) {
+    /// The worker gave a sign of life.
+    pub(super) fn alive(&mut self) {
         self.heard = Instant::now();
     }
 

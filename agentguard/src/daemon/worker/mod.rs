@@ -43,7 +43,7 @@ use agentguard_keeper::{documents, worker};
 use agentguard_model::record::RecordLimits;
 use agentguard_names::{Names, Server, Upstream, VirtualAddresses, upstream, virtual_addresses};
 use agentguard_pins::Pins;
-use agentguard_proxy::{Limits, Shared, Tls};
+use agentguard_proxy::{EventLoops, Limits, Shared, Tls};
 use agentguard_record::{Options, Record};
 use agentguard_telemetry::Watched;
 use anyhow::{Context as _, bail};
@@ -165,7 +165,10 @@ async fn serve(
     kept.look(&board);
     let names = open_names(&start, &link, &board)?;
     let tls = Tls::new(start.upstreams.clone());
-    let upstreams = Arc::new(Shared::new(tls, Limits::default()));
+    // As many as the runtime's, which the keeper has chosen.
+    let threads = tokio::runtime::Handle::current().metrics().num_workers();
+    let loops = EventLoops::start(threads, STACK)?;
+    let upstreams = Arc::new(Shared::new(tls, Limits::default(), loops));
     let shutdown = CancellationToken::new();
     let tasks = TaskTracker::new();
     let mut events = Some(events);
@@ -179,6 +182,8 @@ async fn serve(
     let mut sweep = tokio::time::interval(SWEEP);
     let mut look = tokio::time::interval(LOOK);
     let mut recording = true;
+    // The worker is alive as long as every thread that carries connections is.
+    let mut turn = tokio::spawn(upstreams.turn());
     let mut trusted = JoinSet::new();
     let mut heard = Instant::now();
     let drain = loop {
@@ -212,7 +217,10 @@ async fn serve(
                 if let Some(telling) = &telling {
                     board.telemetry(telling.status());
                 }
-                link.tell(ToKeeper::Alive).await;
+                if turn.is_finished() {
+                    link.tell(ToKeeper::Alive).await;
+                    turn = tokio::spawn(upstreams.turn());
+                }
                 continue;
             }
         };
