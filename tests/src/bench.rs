@@ -9,6 +9,7 @@ mod proxy;
 mod run;
 mod simulate;
 mod sse;
+mod start;
 
 pub use gate::gate;
 pub use inspection::inspection;
@@ -16,6 +17,7 @@ pub use proxy::{Fresh, Which, fresh, proxy};
 pub use run::run;
 pub use simulate::simulate;
 pub use sse::sse;
+pub use start::start;
 
 use serde_json::json;
 

@@ -35,6 +35,8 @@ enum Task {
     /// Send requests, each on a connection of its own
     #[command(hide = true)]
     BenchFresh(bench::Fresh),
+    /// Print samples of what the daemon takes to start, and HAProxy
+    BenchStart,
     /// Print samples of what starts cost: of commands, and of another worker
     BenchRun,
     /// Print samples of what the gate costs
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Task::BenchSse => bench::sse(),
         Task::BenchProxy(which) => bench::proxy(&which),
         Task::BenchFresh(asked) => bench::fresh(&asked),
+        Task::BenchStart => bench::start(),
         Task::BenchRun => bench::run(),
         Task::BenchGate { crowd } => bench::gate(&crowd),
         Task::BenchSimulate { fill } => bench::simulate(&fill),

@@ -50,6 +50,10 @@ const GROUPS: &[Group] = &[
         name: "simulate",
         measure: simulate,
     },
+    Group {
+        name: "start",
+        measure: start,
+    },
 ];
 
 struct Group {
@@ -152,6 +156,12 @@ fn inspection(workspace: &Workspace) -> Result<Vec<Line>> {
 fn proxy(workspace: &Workspace) -> Result<Vec<Line>> {
     let samples = samples(workspace, &["bench-proxy"])?;
     Ok(summed_up(samples, &["haproxy", "haproxy_tcp"]))
+}
+
+/// The start of the daemon, beside that of another proxy.
+fn start(workspace: &Workspace) -> Result<Vec<Line>> {
+    let samples = samples(workspace, &["bench-start"])?;
+    Ok(summed_up(samples, &["haproxy"]))
 }
 
 /// The start of a command, beside the same without the guard; and that of another worker.
