@@ -13,7 +13,7 @@
 mod facts;
 mod plan;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -30,9 +30,12 @@ use plan::{Plan, Step};
 /// # Errors
 /// Something is missing and cannot be installed here: the error names it.
 pub(crate) fn run(workspace: &Workspace, tests: bool) -> Result<()> {
-    let python = tests.then(|| python(workspace));
+    let python = tests.then(|| [python(workspace), mitmproxy(workspace)]);
+    let python = python
+        .as_ref()
+        .map(|both| both.each_ref().map(PathBuf::as_path));
     let node = tests.then(|| node(workspace));
-    let facts = || Facts::gather(python.as_deref(), node.as_deref());
+    let facts = || Facts::gather(python, node.as_deref());
     let plan = Plan::new(&facts(), tests)?;
     if let Some(remark) = plan.remark {
         eprintln!("setup: {remark}");
@@ -134,22 +137,25 @@ impl Step {
                 npm.arg("--prefix").arg(&directory);
                 vec![clear, copy, npm]
             }
-            Self::PythonEnvironment => {
-                let environment = python(workspace);
-                let mut venv = Command::new("python3");
-                venv.args(["-m", "venv", "--clear"]).arg(&environment);
-                let mut pip = Command::new(environment.join("bin/python3"));
-                pip.args([
-                    "-m",
-                    "pip",
-                    "install",
-                    "-q",
-                    "--disable-pip-version-check",
-                    "-r",
-                ])
-                .arg(workspace.root().join("tests/clients/requirements.txt"));
-                vec![venv, pip]
-            }
+            Self::PythonEnvironment => environment(
+                &python(workspace),
+                &workspace.root().join("tests/clients/requirements.txt"),
+            ),
+            Self::MitmproxyEnvironment => environment(
+                &mitmproxy(workspace),
+                &workspace.root().join("tests/clients/mitmproxy.txt"),
+            ),
         }
     }
+}
+
+/// A Python environment with these packages.
+fn environment(directory: &Path, packages: &Path) -> Vec<Command> {
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv", "--clear"]).arg(directory);
+    let mut pip = Command::new(directory.join("bin/python3"));
+    pip.args(["-m", "pip", "install", "-q"])
+        .args(["--disable-pip-version-check", "-r"])
+        .arg(packages);
+    vec![venv, pip]
 }

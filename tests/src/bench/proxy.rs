@@ -56,8 +56,27 @@ pub struct Which {
     /// How often each is measured, each subject taking its turn at being first
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// Only these cases
+    /// Only beside these peers, such as `haproxy`; all if absent
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
+    /// Only these cases; all if absent
     cases: Vec<String>,
+}
+
+impl Which {
+    fn has(&self, case: &Case) -> bool {
+        self.cases.is_empty() || self.cases.iter().any(|name| name == case.name)
+    }
+
+    /// Through whom the load of a case goes.
+    fn subjects(&self, case: &Case) -> Vec<Subject> {
+        let named = |peer: Peer| self.peers.iter().any(|name| name == peer.name());
+        let subjects = case.subjects.iter().filter(|subject| match subject {
+            Subject::Peer(peer) => self.peers.is_empty() || named(*peer),
+            Subject::Unguarded | Subject::Guard => true,
+        });
+        subjects.copied().collect()
+    }
 }
 
 /// How often what takes long is measured, where more is asked for.
@@ -126,12 +145,23 @@ const INSPECTING: &[Subject] = &[
     Subject::Peer(Peer::Nginx),
 ];
 
-/// The same over HTTP/2.
+/// The same, with those that others would pick to look into TLS, and that carry less.
+const INSPECTING_ALL: &[Subject] = &[
+    Subject::Unguarded,
+    Subject::Guard,
+    Subject::Peer(Peer::Haproxy),
+    Subject::Peer(Peer::Nginx),
+    Subject::Peer(Peer::Squid),
+    Subject::Peer(Peer::Mitmproxy),
+];
+
+/// Over HTTP/2, which squid has not.
 const INSPECTING_HTTP2: &[Subject] = &[
     Subject::Unguarded,
     Subject::Guard,
     Subject::Peer(Peer::HaproxyHttp2),
     Subject::Peer(Peer::Nginx),
+    Subject::Peer(Peer::Mitmproxy),
 ];
 
 /// All that carry bytes.
@@ -145,7 +175,7 @@ const CASES: &[Case] = &[
     Case::new(
         "inspect-h1",
         Load::requests("/1k", 4_500).connections(32),
-        INSPECTING,
+        INSPECTING_ALL,
     ),
     Case::new(
         "inspect-h2",
@@ -155,7 +185,7 @@ const CASES: &[Case] = &[
     Case::new(
         "inspect-new",
         Load::requests("/1k", 2_000).connections(32).fresh(),
-        INSPECTING,
+        INSPECTING_ALL,
     ),
     Case::new(
         "latency",
@@ -210,6 +240,26 @@ pub fn proxy(which: &Which) -> Result<()> {
         let known: Vec<&str> = CASES.iter().map(|case| case.name).collect();
         bail!("no case `{name}`; there are: {}", known.join(", "));
     }
+    let all = CASES.iter().flat_map(|case| case.subjects);
+    let mut known: Vec<&str> = all.map(|subject| subject.name()).collect();
+    known.retain(|name| {
+        ![Subject::Unguarded, Subject::Guard]
+            .map(Subject::name)
+            .contains(name)
+    });
+    known.sort_unstable();
+    known.dedup();
+    let unknown = |name: &&String| !known.contains(&name.as_str());
+    if let Some(name) = which.peers.iter().find(unknown) {
+        bail!("no peer `{name}`; there are: {}", known.join(", "));
+    }
+    let subjects = CASES.iter().filter(|case| which.has(case));
+    let subjects = subjects.flat_map(|case| which.subjects(case));
+    let peers = subjects.filter_map(|subject| match subject {
+        Subject::Peer(peer) => Some(peer),
+        Subject::Unguarded | Subject::Guard => None,
+    });
+    let peers: Vec<Peer> = peers.collect();
     open_many()?;
     let world = World::new("bench")
         .origin(
@@ -219,7 +269,7 @@ pub fn proxy(which: &Which) -> Result<()> {
                 .site(RAW),
         )
         .start()?;
-    let peers = Peers::start(&world)?;
+    let peers = Peers::start(&world, &peers)?;
     let measured = measure(&world, &peers, which);
     peers.stop()?;
     measured
@@ -251,10 +301,8 @@ fn measure(world: &World, peers: &Peers, which: &Which) -> Result<()> {
         guard: guard.start()?,
     };
     bench.memory("idle")?;
-    for case in CASES {
-        if which.cases.is_empty() || which.cases.iter().any(|name| name == case.name) {
-            bench.case(case, which.rounds)?;
-        }
+    for case in CASES.iter().filter(|case| which.has(case)) {
+        bench.case(case, which)?;
     }
     bench.memory("loaded")
 }
@@ -266,13 +314,13 @@ struct Bench<'w> {
 }
 
 impl Bench<'_> {
-    fn case(&self, case: &Case, rounds: usize) -> Result<()> {
+    fn case(&self, case: &Case, which: &Which) -> Result<()> {
+        let mut subjects = which.subjects(case);
         // The first requests of each fill what is kept for later ones.
-        for subject in case.subjects {
+        for subject in &subjects {
             self.run(case, *subject, &case.load.short())?;
         }
-        let mut subjects = case.subjects.to_vec();
-        for _ in 0..rounds.min(case.most) {
+        for _ in 0..which.rounds.min(case.most) {
             subjects.rotate_left(1);
             let mut direct = None;
             let mut figures = Vec::new();
@@ -298,6 +346,10 @@ impl Bench<'_> {
         subject: Subject,
         load: &Load,
     ) -> Result<(Measured, Option<Duration>)> {
+        let load = &match subject {
+            Subject::Peer(peer) if peer.is_slow() => load.third(),
+            _ => *load,
+        };
         let pids = match subject {
             Subject::Unguarded => Vec::new(),
             Subject::Guard => self.guard_pids()?,

@@ -35,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) python_venv: bool,
     /// What is in the Python environment of the tests' clients, as `pip freeze` prints it.
     pub(crate) python_packages: Vec<String>,
+    /// What is in mitmproxy's, likewise.
+    pub(crate) mitmproxy_packages: Vec<String>,
     /// What Node packages of the tests' clients there are, as npm's lock file says it.
     pub(crate) node_packages: String,
 }
@@ -58,8 +60,8 @@ pub(crate) struct Linker {
 }
 
 impl Facts {
-    /// With the Python environment and the Node packages of the tests' clients, if they matter.
-    pub(crate) fn gather(python: Option<&Path>, node: Option<&Path>) -> Self {
+    /// With the Python environments (the clients', mitmproxy's) and the Node packages of the tests, if they matter.
+    pub(crate) fn gather(python: Option<[&Path; 2]>, node: Option<&Path>) -> Self {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let nightly = env::var_os("HOME").and_then(|_| {
             let sysroot = exec::ask(
@@ -90,15 +92,18 @@ impl Facts {
                 .collect(),
             python_venv: exec::ask("python3", &["-c", &format!("import {}", plan::VENV_MODULE)])
                 .is_some(),
-            python_packages: python
-                .and_then(|python| exec::ask(python.join("bin/python3"), &["-m", "pip", "freeze"]))
-                .unwrap_or_default()
-                .lines()
-                .map(str::to_owned)
-                .collect(),
+            python_packages: python.map_or_else(Vec::new, |[clients, _]| frozen(clients)),
+            mitmproxy_packages: python.map_or_else(Vec::new, |[_, mitmproxy]| frozen(mitmproxy)),
             node_packages: node.and_then(node_packages).unwrap_or_default(),
         }
     }
+}
+
+/// What is in a Python environment; nothing where there is none.
+fn frozen(environment: &Path) -> Vec<String> {
+    let packages = exec::ask(environment.join("bin/python3"), &["-m", "pip", "freeze"]);
+    let packages = packages.unwrap_or_default();
+    packages.lines().map(str::to_owned).collect()
 }
 
 /// The lock file of a directory, where npm has installed all that it says: it writes another one then.

@@ -38,7 +38,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 26] = [
+const TEST_PROGRAMS: [(&str, &str); 27] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
@@ -62,6 +62,7 @@ const TEST_PROGRAMS: [(&str, &str); 26] = [
     ("promtool", "prometheus"),
     ("haproxy", "haproxy"),
     ("nginx", "nginx-light"),
+    ("squid", "squid-openssl"),
     ("h2load", "nghttp2-client"),
     ("redis-server", "redis-server"),
     ("valgrind", "valgrind"),
@@ -74,6 +75,9 @@ const DEBIAN_TEST_PROGRAMS: [(&str, &str); 1] = [("chromium", "chromium")];
 /// The Python packages that the tests' clients need: all of them, those that others need included, as
 /// `pip freeze` prints them.
 const PYTHON_PACKAGES: &str = include_str!("../../../tests/clients/requirements.txt");
+
+/// The Python packages of mitmproxy, as [`PYTHON_PACKAGES`].
+const MITMPROXY_PACKAGES: &str = include_str!("../../../tests/clients/mitmproxy.txt");
 
 /// The Node packages that the tests' clients need, with all that those need.
 pub(super) const NODE_PACKAGES: &str =
@@ -126,6 +130,8 @@ pub(crate) enum Step {
     Nightly,
     /// The Python environment of the tests' clients, made anew.
     PythonEnvironment,
+    /// mitmproxy's Python environment, made anew.
+    MitmproxyEnvironment,
     /// The Node packages of the tests' clients, installed anew.
     NodePackages,
 }
@@ -138,9 +144,10 @@ impl fmt::Display for Step {
                 write!(f, "{name} {version} (cargo install)")
             }
             Self::Nightly => write!(f, "{NIGHTLY} with rust-src (rustup)"),
+            Self::MitmproxyEnvironment => write!(f, "mitmproxy (venv, pip)"),
             Self::NodePackages => write!(f, "Node packages of the tests' clients (npm)"),
             Self::PythonEnvironment => {
-                let packages = python_packages().count();
+                let packages = pinned(PYTHON_PACKAGES).count();
                 write!(
                     f,
                     "{packages} Python packages of the tests' clients (venv, pip)"
@@ -259,8 +266,13 @@ impl Plan {
                 environment: &[],
             });
         }
-        if tests && !python_packages().eq(facts.python_packages.iter().map(String::as_str)) {
+        let has =
+            |packages, found: &[String]| pinned(packages).eq(found.iter().map(String::as_str));
+        if tests && !has(PYTHON_PACKAGES, &facts.python_packages) {
             steps.push(Step::PythonEnvironment);
+        }
+        if tests && !has(MITMPROXY_PACKAGES, &facts.mitmproxy_packages) {
+            steps.push(Step::MitmproxyEnvironment);
         }
         if tests && facts.node_packages != NODE_PACKAGES {
             steps.push(Step::NodePackages);
@@ -291,10 +303,9 @@ impl Plan {
     }
 }
 
-fn python_packages() -> impl Iterator<Item = &'static str> {
-    PYTHON_PACKAGES
-        .lines()
-        .filter(|line| !line.starts_with('#'))
+/// What a list of packages pins.
+fn pinned(packages: &'static str) -> impl Iterator<Item = &'static str> {
+    packages.lines().filter(|line| !line.starts_with('#'))
 }
 
 /// An LLVM that we cannot see is linked in statically: then the link itself will tell.
@@ -330,7 +341,8 @@ mod tests {
             packages: packages().map(str::to_owned).collect(),
             programs: programs().map(str::to_owned).collect(),
             python_venv: true,
-            python_packages: python_packages().map(str::to_owned).collect(),
+            python_packages: pinned(PYTHON_PACKAGES).map(str::to_owned).collect(),
+            mitmproxy_packages: pinned(MITMPROXY_PACKAGES).map(str::to_owned).collect(),
             node_packages: NODE_PACKAGES.to_owned(),
         }
     }
@@ -373,13 +385,14 @@ mod tests {
         assert!(
             all[0].ends_with(
                 "npm python3 default-jdk-headless prometheus haproxy nginx-light \
-                 nghttp2-client redis-server valgrind chromium \
+                 squid-openssl nghttp2-client redis-server valgrind chromium \
                  python3-venv"
             ),
             "{all:?}"
         );
         assert_eq!(all[2], "cargo-deny 0.20.2 (cargo install)");
         assert!(all[3].ends_with("tests' clients (venv, pip)"), "{all:?}");
+        assert_eq!(all[4], "mitmproxy (venv, pip)");
     }
 
     #[test]
@@ -438,8 +451,12 @@ mod tests {
     fn a_missing_client_matters_only_to_tests() {
         let mut facts = complete();
         facts.programs.remove("dig");
+        facts.programs.remove("squid");
         assert!(names(&facts, false).is_empty());
-        assert_eq!(names(&facts, true), ["packages bind9-dnsutils"]);
+        assert_eq!(
+            names(&facts, true),
+            ["packages bind9-dnsutils squid-openssl"]
+        );
     }
 
     #[test]
@@ -459,6 +476,21 @@ mod tests {
                 Plan::new(&facts, true).unwrap().steps,
                 [Step::PythonEnvironment]
             );
+        }
+    }
+
+    #[test]
+    fn mitmproxy_gets_an_environment_of_its_own_where_that_has_not_exactly_what_is_pinned() {
+        let pinned = complete().mitmproxy_packages;
+        assert!(pinned.iter().all(|line| line.contains("==")), "{pinned:?}");
+        assert!(pinned.iter().any(|line| line.starts_with("mitmproxy==")));
+        for mitmproxy_packages in [Vec::new(), complete().python_packages] {
+            let facts = Facts {
+                mitmproxy_packages,
+                ..complete()
+            };
+            assert!(names(&facts, false).is_empty());
+            assert_eq!(names(&facts, true), ["mitmproxy (venv, pip)"]);
         }
     }
 

@@ -1,5 +1,6 @@
 //! A client that opens a connection for each request, with TLS that goes on from an earlier one (RFC 8446, 2.2).
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -134,9 +135,41 @@ impl Client {
         }
         stream.write_all(self.request.as_bytes()).await?;
         let mut answer = Vec::with_capacity(2_048);
-        stream.read_to_end(&mut answer).await?;
+        match stream.read_to_end(&mut answer).await {
+            // Not all say that TLS ends; whether the answer is whole is in its length.
+            Err(error) if error.kind() != ErrorKind::UnexpectedEof => return Err(error.into()),
+            _ => {}
+        }
         let head = String::from_utf8_lossy(answer.get(..64).unwrap_or(&answer)).into_owned();
         ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        ensure!(is_whole(&answer)?, "a part of an answer: {head}");
         Ok(())
+    }
+}
+
+/// Whether an answer has as many bytes behind its head as that says.
+fn is_whole(answer: &[u8]) -> Result<bool> {
+    let head = answer.windows(4).position(|end| end == b"\r\n\r\n");
+    let head = head.context("no end of the head")?;
+    let fields = String::from_utf8_lossy(answer.get(..head).unwrap_or_default()).into_owned();
+    let length = fields.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let named = name.eq_ignore_ascii_case("content-length");
+        named.then(|| value.trim().parse::<usize>())
+    });
+    Ok(answer.len() - head - 4 == length.context("no length")??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_where_its_length_is_there() {
+        let whole = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc";
+        assert!(is_whole(whole).unwrap());
+        assert!(!is_whole(&whole[..whole.len() - 1]).unwrap());
+        assert!(is_whole(b"HTTP/1.1 200 OK\r\n\r\nabc").is_err());
+        assert!(is_whole(b"HTTP/1.1 200 OK\r\n").is_err());
     }
 }

@@ -77,11 +77,21 @@ impl Load {
 
     /// A tenth of it.
     pub(super) const fn short(self) -> Self {
+        self.part(10)
+    }
+
+    /// A third of it.
+    pub(super) const fn third(self) -> Self {
+        self.part(3)
+    }
+
+    /// With a part of the requests, and one for each connection at least.
+    const fn part(self, of: usize) -> Self {
         let least = match self.connections {
             0 => 1,
             connections => connections,
         };
-        let requests = match self.requests / 10 {
+        let requests = match self.requests / of {
             few if few < least => least,
             few => few,
         };

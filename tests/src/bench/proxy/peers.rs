@@ -30,6 +30,11 @@ pub(super) enum Peer {
     HaproxyTcp,
     /// nginx that ends TLS on both sides, HTTP/1.1 to the origin: it knows no other.
     Nginx,
+    /// squid that ends TLS on both sides (`https_port … accel`), HTTP/1.1 on both: it knows no other. Not `ssl-bump`, for
+    /// which the client would have to send CONNECT or to be redirected; what is done after the handshakes is the same.
+    Squid,
+    /// mitmproxy that ends TLS on both sides (reverse mode), HTTP/1.1 or HTTP/2.
+    Mitmproxy,
 }
 
 impl Peer {
@@ -38,7 +43,14 @@ impl Peer {
             Self::Haproxy | Self::HaproxyHttp2 => "haproxy",
             Self::HaproxyTcp => "haproxy_tcp",
             Self::Nginx => "nginx",
+            Self::Squid => "squid",
+            Self::Mitmproxy => "mitmproxy",
         }
+    }
+
+    /// Whether it carries so few requests that a third of them takes long enough.
+    pub(super) const fn is_slow(self) -> bool {
+        matches!(self, Self::Mitmproxy)
     }
 
     /// Where it listens, on the host's loopback.
@@ -48,6 +60,8 @@ impl Peer {
             Self::HaproxyTcp => "127.0.0.1:8444",
             Self::Nginx => "127.0.0.1:8445",
             Self::HaproxyHttp2 => "127.0.0.1:8446",
+            Self::Squid => "127.0.0.1:8447",
+            Self::Mitmproxy => "127.0.0.1:8448",
         }
     }
 }
@@ -57,10 +71,13 @@ pub(super) struct Peers {
     origin: Process,
     haproxy: Process,
     nginx: Process,
+    squid: Option<Process>,
+    mitmproxy: Option<Process>,
 }
 
 impl Peers {
-    pub(super) fn start(world: &World) -> Result<Self> {
+    /// Those of other programs than HAProxy and nginx only where they are wanted.
+    pub(super) fn start(world: &World, wanted: &[Peer]) -> Result<Self> {
         let directory = world.directory();
         let (certificate, key) = world.ca().certify_pem(&[SITE, RAW].map(str::to_owned))?;
         let chain = directory.join("chain.pem");
@@ -143,6 +160,7 @@ backend raw
         let words = [Path::new("-db"), Path::new("-f"), &file];
         let host = world.host();
         Ok(Self {
+            // The first: squid takes a parent that it cannot reach when it starts for dead.
             origin: nginx(world.internet(), directory, "origin", &serves, &ip, 443)?,
             haproxy: started(
                 host.command("haproxy").args(words).spawn()?,
@@ -151,15 +169,26 @@ backend raw
                 8443,
             )?,
             nginx: nginx(host, directory, "nginx", &carries, "127.0.0.1", 8445)?,
+            squid: match wanted.contains(&Peer::Squid) {
+                true => Some(squid(world, &chain, &ip)?),
+                false => None,
+            },
+            mitmproxy: match wanted.contains(&Peer::Mitmproxy) {
+                true => Some(mitmproxy(world, &chain)?),
+                false => None,
+            },
         })
     }
 
     /// The processes that carry a peer's connections.
     pub(super) fn pids(&self, peer: Peer) -> Result<Vec<u32>> {
         let (process, workers) = match peer {
-            Peer::Haproxy | Peer::HaproxyHttp2 | Peer::HaproxyTcp => (&self.haproxy, false),
-            Peer::Nginx => (&self.nginx, true),
+            Peer::Haproxy | Peer::HaproxyHttp2 | Peer::HaproxyTcp => (Some(&self.haproxy), false),
+            Peer::Nginx => (Some(&self.nginx), true),
+            Peer::Squid => (self.squid.as_ref(), false),
+            Peer::Mitmproxy => (self.mitmproxy.as_ref(), false),
         };
+        let process = process.with_context(|| format!("{} was not started", peer.name()))?;
         let pid = process.id();
         if !workers {
             return Ok(vec![pid]);
@@ -170,12 +199,75 @@ backend raw
     }
 
     pub(super) fn stop(self) -> Result<()> {
-        for mut process in [self.origin, self.haproxy, self.nginx] {
+        let Self {
+            origin,
+            haproxy,
+            nginx,
+            squid,
+            mitmproxy,
+        } = self;
+        let peers = [Some(haproxy), Some(nginx), squid, mitmproxy];
+        for mut process in peers.into_iter().flatten().chain([origin]) {
             process.signal(Signal::TERM)?;
             process.wait(LIMIT)?;
         }
         Ok(())
     }
+}
+
+/// squid in the host, with one worker, that keeps nothing and asks the origin for each. What it says is on standard error;
+/// it writes no files, and none into what the machine's own has.
+fn squid(world: &World, chain: &str, ip: &str) -> Result<Process> {
+    let file = world.directory().join("squid.conf");
+    let configuration = format!(
+        "https_port 127.0.0.1:8447 accel defaultsite={SITE} tls-cert={chain} tls-key={chain}
+cache_peer {ip} parent 443 0 no-query no-digest no-netdb-exchange originserver name=origin tls tls-cafile={} ssldomain={SITE}
+cache_peer_access origin allow all
+never_direct allow all
+http_access allow all
+cache deny all
+cache_mem 0 MB
+max_filedescriptors 8192
+access_log none
+cache_log /dev/null
+cache_store_log none
+pid_filename none
+pinger_enable off
+cache_effective_user proxy
+coredump_dir {}
+shutdown_lifetime 1 seconds
+visible_hostname {SITE}
+",
+        world.ca_file().display(),
+        world.directory().display(),
+    );
+    fs::write(&file, configuration)?;
+    let host = world.host();
+    let squid = host.command("squid").args(["-N", "-d", "1", "-f"]);
+    started(squid.arg(&file).spawn()?, host, "127.0.0.1", 8447)
+}
+
+/// mitmproxy in the host, as `cargo xtask setup --tests` installs it.
+fn mitmproxy(world: &World, chain: &str) -> Result<Process> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/mitmproxy/bin/mitmdump");
+    let program = program.canonicalize();
+    let program = program.context("no mitmproxy\nhint: run `cargo xtask setup --tests`")?;
+    let set = [
+        format!("confdir={}", world.directory().join("mitmproxy").display()),
+        format!(
+            "ssl_verify_upstream_trusted_ca={}",
+            world.ca_file().display()
+        ),
+        "flow_detail=0".to_owned(),
+    ];
+    let mut command = world.host().command(program);
+    command = command.args(["-q", "--listen-host", "127.0.0.1", "--listen-port", "8448"]);
+    command = command.args(["--mode", &format!("reverse:https://{SITE}:443")]);
+    command = command.args(["--certs", &format!("*={chain}")]);
+    for set in &set {
+        command = command.args(["--set", set]);
+    }
+    started(command.spawn()?, world.host(), "127.0.0.1", 8448)
 }
 
 /// An nginx with this of HTTP.
