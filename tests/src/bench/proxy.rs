@@ -8,6 +8,7 @@ mod fresh;
 mod load;
 mod peers;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -28,26 +29,46 @@ pub use fresh::{Fresh, fresh};
 const SITE: &str = "bench.example.com";
 const RAW: &str = "raw.example.com";
 
-/// As many rules as a small policy has. What is asked for is allowed by the last two.
-const RULES: &str = "
-rules:
-  - { id: one, match: { host: [one.example.com], method: [GET] }, action: allow }
-  - { id: two, match: { host: [two.example.com], method: [GET, POST] }, action: allow }
-  - { id: three, match: { host: ['*.three.example.com'] }, action: allow }
-  - { id: four, match: { host: [four.example.com], path: ['/v1/**'] }, action: deny, reason: No. }
-  - { id: five, match: { cidr: [198.51.100.0/24] }, action: deny, reason: No. }
-  - { id: six, match: { host: [six.example.com], port: [8443] }, action: allow }
-  - { id: seven, match: { host: ['*.seven.example.com'] }, action: deny, reason: No. }
-  - { id: eight, match: { host: [bench.example.com], path: ['/private/**'] }, action: deny, reason: No. }
+/// How many rules a small policy has.
+const SMALL: usize = 10;
+
+/// What is asked for is allowed by these two, the last of each policy.
+const ALLOWED: &str = "
   - { id: raw, match: { host: [raw.example.com], port: [443] }, action: allow }
-  - id: ten
+  - id: inspected
     match: { host: [bench.example.com], port: [443], method: [GET] }
     action: allow
     handling: inspect
 ";
 
-fn policy() -> String {
-    format!("version: 1\nagents: [{{ name: coder }}]\n{RULES}")
+/// A policy of so many rules. Those before the last two are of eight kinds in turns, one of which is about other paths of
+/// the site that is asked for.
+fn policy(rules: usize) -> String {
+    let mut text = "version: 1\nagents: [{ name: coder }]\nrules:\n".to_owned();
+    for n in 0..rules.saturating_sub(2) {
+        let (what, action) = match n % 8 {
+            0 => (format!("host: [a{n}.example.com], method: [GET]"), "allow"),
+            1 => (
+                format!("host: [b{n}.example.com], method: [GET, POST]"),
+                "allow",
+            ),
+            2 => (format!("host: ['*.c{n}.example.com']"), "allow"),
+            3 => (
+                format!("host: [d{n}.example.com], path: ['/v1/**']"),
+                "deny",
+            ),
+            4 => (format!("cidr: [10.{}.{}.0/24]", n / 256, n % 256), "deny"),
+            5 => (format!("host: [f{n}.example.com], port: [8443]"), "allow"),
+            6 => (format!("host: ['*.g{n}.example.com']"), "deny"),
+            _ => (format!("host: [{SITE}], path: ['/private{n}/**']"), "deny"),
+        };
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "  - {{ id: r{n}, match: {{ {what} }}, action: {action} }}"
+        );
+    }
+    text + ALLOWED.trim_start_matches('\n')
 }
 
 /// What is measured.
@@ -115,6 +136,8 @@ struct Case {
     subjects: &'static [Subject],
     /// How often it is measured at most.
     most: usize,
+    /// How many rules the policy has.
+    rules: usize,
 }
 
 impl Case {
@@ -125,6 +148,7 @@ impl Case {
             load,
             subjects,
             most: usize::MAX,
+            rules: SMALL,
         }
     }
 
@@ -134,6 +158,10 @@ impl Case {
 
     const fn few(self) -> Self {
         Self { most: FEW, ..self }
+    }
+
+    const fn rules(self, rules: usize) -> Self {
+        Self { rules, ..self }
     }
 }
 
@@ -145,7 +173,14 @@ const INSPECTING: &[Subject] = &[
     Subject::Peer(Peer::Nginx),
 ];
 
-/// The same, with those that others would pick to look into TLS, and that carry less.
+/// Fewer of them, where it is about the guard's own.
+const BESIDE_HAPROXY: &[Subject] = &[
+    Subject::Unguarded,
+    Subject::Guard,
+    Subject::Peer(Peer::Haproxy),
+];
+
+/// All that end TLS on both sides, with those that others would pick to look into TLS, and that carry less.
 const INSPECTING_ALL: &[Subject] = &[
     Subject::Unguarded,
     Subject::Guard,
@@ -223,6 +258,20 @@ const CASES: &[Case] = &[
     )
     .few(),
     Case::new(
+        "inspect-h1-rules-1000",
+        Load::requests("/1k", 4_500).connections(32),
+        BESIDE_HAPROXY,
+    )
+    .few()
+    .rules(1_000),
+    Case::new(
+        "inspect-h1-rules-10000",
+        Load::requests("/1k", 4_500).connections(32),
+        BESIDE_HAPROXY,
+    )
+    .few()
+    .rules(10_000),
+    Case::new(
         "splice",
         Load::requests("/100m", 20).connections(1),
         SPLICING,
@@ -285,26 +334,40 @@ fn open_many() -> Result<()> {
     setrlimit(Resource::Nofile, most).context("cannot raise the limit of open files")
 }
 
+/// One guard after the other, each with a policy of as many rules as its cases ask for.
 fn measure(world: &World, peers: &Peers, which: &Which) -> Result<()> {
+    let asked: Vec<&Case> = CASES.iter().filter(|case| which.has(case)).collect();
+    let mut sizes: Vec<usize> = asked.iter().map(|case| case.rules).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    for rules in sizes {
+        let bench = Bench {
+            world,
+            peers,
+            guard: guard(world, rules)?,
+        };
+        let small = rules == SMALL;
+        if small {
+            bench.memory("idle")?;
+        }
+        for case in asked.iter().filter(|case| case.rules == rules) {
+            bench.case(case, which)?;
+        }
+        if small {
+            bench.memory("loaded")?;
+        }
+    }
+    Ok(())
+}
+
+fn guard(world: &World, rules: usize) -> Result<Guard<'_>> {
     let upstreams = json!([{ "host": [SITE], "ca": world.ca_file() }]);
     // All runs are one agent's, and no share of the record is to end one.
     let share = json!({ "per_second": 100_000, "at_once": 1_000_000, "mib_per_day": 10_240 });
-    let record = json!({ "agent_share": share });
-    let guard = world
-        .guard()
-        .policy(&policy())
-        .setting("upstreams", upstreams)
-        .setting("record", record);
-    let bench = Bench {
-        world,
-        peers,
-        guard: guard.start()?,
-    };
-    bench.memory("idle")?;
-    for case in CASES.iter().filter(|case| which.has(case)) {
-        bench.case(case, which)?;
-    }
-    bench.memory("loaded")
+    let guard = world.guard().policy(&policy(rules));
+    let guard = guard.setting("upstreams", upstreams);
+    let guard = guard.setting("record", json!({ "agent_share": share }));
+    guard.start()
 }
 
 struct Bench<'w> {
@@ -457,4 +520,27 @@ fn cpu(pids: &[u32]) -> Result<Duration> {
         }
     }
     Ok(Duration::from_nanos(nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_has_as_many_rules_as_are_asked_for_and_each_has_a_name_of_its_own() {
+        for rules in [SMALL, 1_000, 10_000] {
+            let policy = policy(rules);
+            let names = policy.match_indices("id: ").map(|(at, _)| {
+                let name = policy.get(at..).unwrap_or_default();
+                name.split([',', '\n']).next().unwrap_or_default()
+            });
+            let mut names: Vec<&str> = names.collect();
+            assert_eq!(names.len(), rules);
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), rules);
+            // What a policy may have.
+            assert!(policy.len() < 1 << 20, "{}", policy.len());
+        }
+    }
 }
