@@ -35,6 +35,9 @@ enum Task {
     /// Send requests, each on a connection of its own
     #[command(hide = true)]
     BenchFresh(bench::Fresh),
+    /// Hold connections that are idle
+    #[command(hide = true)]
+    BenchIdle(bench::Idle),
     /// Print samples of what the daemon takes to start, and HAProxy
     BenchStart,
     /// Print samples of what starts cost: of commands, and of another worker
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::BenchSse => bench::sse(),
         Task::BenchProxy(which) => bench::proxy(&which),
         Task::BenchFresh(asked) => bench::fresh(&asked),
+        Task::BenchIdle(asked) => bench::idle(&asked),
         Task::BenchStart => bench::start(),
         Task::BenchRun => bench::run(),
         Task::BenchGate { crowd } => bench::gate(&crowd),

@@ -5,8 +5,10 @@
 //! the processors; how many a second it carries is beside it.
 
 mod fresh;
+mod idle;
 mod load;
 mod peers;
+mod reach;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -24,6 +26,7 @@ use load::{Load, Measured};
 use peers::{Peer, Peers};
 
 pub use fresh::{Fresh, fresh};
+pub use idle::{Idle, idle};
 
 /// The sites of the origin: what is inspected, and what is not.
 const SITE: &str = "bench.example.com";
@@ -86,13 +89,21 @@ pub struct Which {
 
 impl Which {
     fn has(&self, case: &Case) -> bool {
-        self.cases.is_empty() || self.cases.iter().any(|name| name == case.name)
+        self.has_named(case.name)
+    }
+
+    fn has_named(&self, case: &str) -> bool {
+        self.cases.is_empty() || self.cases.iter().any(|name| name == case)
     }
 
     /// Through whom the load of a case goes.
     fn subjects(&self, case: &Case) -> Vec<Subject> {
+        self.of(case.subjects)
+    }
+
+    fn of(&self, subjects: &[Subject]) -> Vec<Subject> {
         let named = |peer: Peer| self.peers.iter().any(|name| name == peer.name());
-        let subjects = case.subjects.iter().filter(|subject| match subject {
+        let subjects = subjects.iter().filter(|subject| match subject {
             Subject::Peer(peer) => self.peers.is_empty() || named(*peer),
             Subject::Unguarded | Subject::Guard => true,
         });
@@ -190,6 +201,9 @@ const INSPECTING_ALL: &[Subject] = &[
     Subject::Peer(Peer::Mitmproxy),
 ];
 
+/// Those whose memory is looked at.
+const IDLE: &[Subject] = &[Subject::Guard, Subject::Peer(Peer::Haproxy)];
+
 /// Over HTTP/2, which squid has not.
 const INSPECTING_HTTP2: &[Subject] = &[
     Subject::Unguarded,
@@ -284,9 +298,10 @@ const CASES: &[Case] = &[
 /// # Errors
 /// A client failed, a peer, or the guard.
 pub fn proxy(which: &Which) -> Result<()> {
-    let unknown = |name: &&String| !CASES.iter().any(|case| case.name == **name);
+    let known = CASES.iter().map(|case| case.name);
+    let known: Vec<&str> = known.chain([idle::CASE]).collect();
+    let unknown = |name: &&String| !known.contains(&name.as_str());
     if let Some(name) = which.cases.iter().find(unknown) {
-        let known: Vec<&str> = CASES.iter().map(|case| case.name).collect();
         bail!("no case `{name}`; there are: {}", known.join(", "));
     }
     let all = CASES.iter().flat_map(|case| case.subjects);
@@ -318,8 +333,8 @@ pub fn proxy(which: &Which) -> Result<()> {
                 .site(RAW),
         )
         .start()?;
-    let peers = Peers::start(&world, &peers)?;
-    let measured = measure(&world, &peers, which);
+    let mut peers = Peers::start(&world, &peers)?;
+    let measured = measure(&world, &mut peers, which);
     peers.stop()?;
     measured
 }
@@ -335,7 +350,10 @@ fn open_many() -> Result<()> {
 }
 
 /// One guard after the other, each with a policy of as many rules as its cases ask for.
-fn measure(world: &World, peers: &Peers, which: &Which) -> Result<()> {
+fn measure(world: &World, peers: &mut Peers, which: &Which) -> Result<()> {
+    if which.has_named(idle::CASE) {
+        idle::measure(world, peers, which.rounds, &which.of(IDLE))?;
+    }
     let asked: Vec<&Case> = CASES.iter().filter(|case| which.has(case)).collect();
     let mut sizes: Vec<usize> = asked.iter().map(|case| case.rules).collect();
     sizes.sort_unstable();
@@ -447,29 +465,41 @@ impl Bench<'_> {
 
     /// The processes of the guard: the keeper and its worker.
     fn guard_pids(&self) -> Result<Vec<u32>> {
-        let status = self.guard.cli().args(["status", "-o", "json"]).run()?;
-        let status: Value = serde_json::from_str(&status.success()?.stdout)?;
-        let worker = status.get("worker_pid").and_then(Value::as_u64);
-        let worker = u32::try_from(worker.context("no worker")?)?;
-        Ok(vec![self.guard.id()?, worker])
+        Ok(vec![self.guard.id()?, worker(&self.guard)?])
     }
 
-    /// What the guard's processes hold in memory, and how much of that is their own and no file's, such as the program's.
+    /// What the guard's processes hold in memory, and how much of that is their own.
     fn memory(&self, case: &str) -> Result<()> {
-        for (metric, field) in [("resident", "VmRSS:"), ("resident_anonymous", "RssAnon:")] {
+        for (metric, field) in [("resident", RESIDENT), ("resident_anonymous", ANONYMOUS)] {
             let mut kib = 0.0;
             for pid in self.guard_pids()? {
-                let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-                let value = status.lines().find_map(|line| {
-                    let value = line.strip_prefix(field)?;
-                    value.trim().strip_suffix(" kB")?.parse::<f64>().ok()
-                });
-                kib += value.with_context(|| format!("no {field}"))?;
+                kib += held(pid, field)?;
             }
             sample(case, "agentguard", metric, "kib", kib);
         }
         Ok(())
     }
+}
+
+fn worker(guard: &Guard<'_>) -> Result<u32> {
+    let status = guard.cli().args(["status", "-o", "json"]).run()?;
+    let status: Value = serde_json::from_str(&status.success()?.stdout)?;
+    let worker = status.get("worker_pid").and_then(Value::as_u64);
+    Ok(u32::try_from(worker.context("no worker")?)?)
+}
+
+/// What a process holds in memory, and how much of that is its own and no file's, such as the program's (proc_pid_status(5)).
+const RESIDENT: &str = "VmRSS:";
+const ANONYMOUS: &str = "RssAnon:";
+
+/// One of these, in KiB.
+fn held(pid: u32, field: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let value = status.lines().find_map(|line| {
+        let value = line.strip_prefix(field)?;
+        value.trim().strip_suffix(" kB")?.parse::<f64>().ok()
+    });
+    value.with_context(|| format!("no {field}"))
 }
 
 /// Prints what was measured of a subject. `direct`: the same of nobody between.

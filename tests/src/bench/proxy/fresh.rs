@@ -1,39 +1,29 @@
 //! A client that opens a connection for each request, with TLS that goes on from an earlier one (RFC 8446, 2.2).
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, HandshakeKind, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls::HandshakeKind;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, lookup_host};
-use tokio_rustls::TlsConnector;
+
+use super::reach::{Reach, To};
 
 /// What it asks for.
 #[derive(Clone, Debug, Args)]
 pub struct Fresh {
-    /// The site
-    site: String,
+    #[command(flatten)]
+    to: To,
     /// The path there
     path: String,
     /// How many requests
     requests: usize,
     /// How many at once
     at_once: usize,
-    /// Whom it trusts; what the variable `SSL_CERT_FILE` names if absent
-    #[arg(long)]
-    ca: Option<PathBuf>,
-    /// Where it connects to; where the site's name leads if absent
-    #[arg(long)]
-    to: Option<SocketAddr>,
 }
 
 /// Sends the requests, and prints how long they took.
@@ -48,30 +38,11 @@ pub fn fresh(asked: &Fresh) -> Result<()> {
 }
 
 async fn send(asked: &Fresh) -> Result<()> {
-    let mut roots = RootCertStore::empty();
-    let named = || std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let ca = asked.ca.clone().or_else(named);
-    let ca = ca.context("nobody says whom to trust")?;
-    for certificate in CertificateDer::pem_file_iter(ca)? {
-        roots.add(certificate?)?;
-    }
-    let config = ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let to = match asked.to {
-        Some(to) => to,
-        None => {
-            let mut found = lookup_host((asked.site.as_str(), 443)).await?;
-            found.find(SocketAddr::is_ipv4).context("no address")?
-        }
-    };
     let client = Arc::new(Client {
-        connector: TlsConnector::from(Arc::new(config)),
-        name: ServerName::try_from(asked.site.clone())?,
-        to,
+        reach: asked.to.reach().await?,
         request: format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            asked.path, asked.site
+            asked.path, asked.to.site
         ),
         left: AtomicUsize::new(asked.requests),
         resumed: AtomicUsize::new(0),
@@ -100,9 +71,7 @@ async fn send(asked: &Fresh) -> Result<()> {
 }
 
 struct Client {
-    connector: TlsConnector,
-    name: ServerName<'static>,
-    to: SocketAddr,
+    reach: Reach,
     request: String,
     left: AtomicUsize,
     resumed: AtomicUsize,
@@ -126,9 +95,7 @@ impl Client {
     }
 
     async fn ask(&self) -> Result<()> {
-        let stream = TcpStream::connect(self.to).await?;
-        stream.set_nodelay(true)?;
-        let mut stream = self.connector.connect(self.name.clone(), stream).await?;
+        let mut stream = self.reach.connect().await?;
         let kind = stream.get_ref().1.handshake_kind();
         if kind == Some(HandshakeKind::Resumed) {
             self.resumed.fetch_add(1, Ordering::Relaxed);
@@ -147,10 +114,14 @@ impl Client {
     }
 }
 
+/// Where the head of an answer ends, if it does.
+pub(super) fn head(answer: &[u8]) -> Option<usize> {
+    answer.windows(4).position(|end| end == b"\r\n\r\n")
+}
+
 /// Whether an answer has as many bytes behind its head as that says.
-fn is_whole(answer: &[u8]) -> Result<bool> {
-    let head = answer.windows(4).position(|end| end == b"\r\n\r\n");
-    let head = head.context("no end of the head")?;
+pub(super) fn is_whole(answer: &[u8]) -> Result<bool> {
+    let head = head(answer).context("no end of the head")?;
     let fields = String::from_utf8_lossy(answer.get(..head).unwrap_or_default()).into_owned();
     let length = fields.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -155,19 +155,12 @@ backend raw
     server origin {ip}:443
 "
         );
-        let file = directory.join("haproxy.cfg");
-        fs::write(&file, haproxy)?;
-        let words = [Path::new("-db"), Path::new("-f"), &file];
+        fs::write(configuration(world), haproxy)?;
         let host = world.host();
         Ok(Self {
             // The first: squid takes a parent that it cannot reach when it starts for dead.
             origin: nginx(world.internet(), directory, "origin", &serves, &ip, 443)?,
-            haproxy: started(
-                host.command("haproxy").args(words).spawn()?,
-                host,
-                "127.0.0.1",
-                8443,
-            )?,
+            haproxy: haproxy_of(world)?,
             nginx: nginx(host, directory, "nginx", &carries, "127.0.0.1", 8445)?,
             squid: match wanted.contains(&Peer::Squid) {
                 true => Some(squid(world, &chain, &ip)?),
@@ -198,6 +191,14 @@ backend raw
         Ok(pids.collect::<Result<_, _>>()?)
     }
 
+    /// HAProxy anew, with nothing in its memory of what it has carried.
+    pub(super) fn restart_haproxy(&mut self, world: &World) -> Result<()> {
+        self.haproxy.signal(Signal::TERM)?;
+        wait_until("HAProxy's end", LIMIT, || self.haproxy.ended().transpose())??;
+        self.haproxy = haproxy_of(world)?;
+        Ok(())
+    }
+
     pub(super) fn stop(self) -> Result<()> {
         let Self {
             origin,
@@ -213,6 +214,17 @@ backend raw
         }
         Ok(())
     }
+}
+
+fn configuration(world: &World) -> PathBuf {
+    world.directory().join("haproxy.cfg")
+}
+
+/// HAProxy in the host, as it is configured there.
+fn haproxy_of(world: &World) -> Result<Process> {
+    let haproxy = world.host().command("haproxy").args(["-db", "-f"]);
+    let haproxy = haproxy.arg(configuration(world)).spawn()?;
+    started(haproxy, world.host(), "127.0.0.1", 8443)
 }
 
 /// squid in the host, with one worker, that keeps nothing and asks the origin for each. What it says is on standard error;
