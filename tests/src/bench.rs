@@ -13,7 +13,7 @@ mod start;
 
 pub use gate::gate;
 pub use inspection::inspection;
-pub use proxy::{Fresh, Idle, Which, fresh, idle, proxy};
+pub use proxy::{Echo, Echoes, Fresh, Idle, Which, echo, echoes, fresh, idle, proxy};
 pub use run::run;
 pub use simulate::simulate;
 pub use sse::sse;

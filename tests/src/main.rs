@@ -38,6 +38,12 @@ enum Task {
     /// Hold connections that are idle
     #[command(hide = true)]
     BenchIdle(bench::Idle),
+    /// Send messages on WebSockets, and wait for each
+    #[command(hide = true)]
+    BenchEcho(bench::Echo),
+    /// Send back messages on WebSockets
+    #[command(hide = true)]
+    BenchEchoes(bench::Echoes),
     /// Print samples of what the daemon takes to start, and HAProxy
     BenchStart,
     /// Print samples of what starts cost: of commands, and of another worker
@@ -65,6 +71,8 @@ fn main() -> ExitCode {
         Task::BenchProxy(which) => bench::proxy(&which),
         Task::BenchFresh(asked) => bench::fresh(&asked),
         Task::BenchIdle(asked) => bench::idle(&asked),
+        Task::BenchEcho(asked) => bench::echo(&asked),
+        Task::BenchEchoes(asked) => bench::echoes(&asked),
         Task::BenchStart => bench::start(),
         Task::BenchRun => bench::run(),
         Task::BenchGate { crowd } => bench::gate(&crowd),

@@ -4,6 +4,7 @@
 //! The primary figure is the processor's time that a subject takes for a request, since client, subject and origin share
 //! the processors; how many a second it carries is beside it.
 
+mod echo;
 mod fresh;
 mod idle;
 mod load;
@@ -25,18 +26,24 @@ use crate::{Guard, Origin, World, address};
 use load::{Load, Measured};
 use peers::{Peer, Peers};
 
+pub use echo::{Echo, Echoes, echo, echoes};
 pub use fresh::{Fresh, fresh};
 pub use idle::{Idle, idle};
 
-/// The sites of the origin: what is inspected, and what is not.
+/// The sites of the origin: what is inspected, and what is not; and one for WebSockets, on a machine of its own.
 const SITE: &str = "bench.example.com";
 const RAW: &str = "raw.example.com";
+const SOCKETS: &str = "sockets.example.com";
 
 /// How many rules a small policy has.
 const SMALL: usize = 10;
 
-/// What is asked for is allowed by these two, the last of each policy.
+/// What is asked for is allowed by these three, the last of each policy.
 const ALLOWED: &str = "
+  - id: sockets
+    match: { host: [sockets.example.com], port: [443], method: [GET] }
+    action: allow
+    handling: inspect
   - { id: raw, match: { host: [raw.example.com], port: [443] }, action: allow }
   - id: inspected
     match: { host: [bench.example.com], port: [443], method: [GET] }
@@ -44,11 +51,11 @@ const ALLOWED: &str = "
     handling: inspect
 ";
 
-/// A policy of so many rules. Those before the last two are of eight kinds in turns, one of which is about other paths of
+/// A policy of so many rules. Those before the last three are of eight kinds in turns, one of which is about other paths of
 /// the site that is asked for.
 fn policy(rules: usize) -> String {
     let mut text = "version: 1\nagents: [{ name: coder }]\nrules:\n".to_owned();
-    for n in 0..rules.saturating_sub(2) {
+    for n in 0..rules.saturating_sub(3) {
         let (what, action) = match n % 8 {
             0 => (format!("host: [a{n}.example.com], method: [GET]"), "allow"),
             1 => (
@@ -213,6 +220,13 @@ const INSPECTING_HTTP2: &[Subject] = &[
     Subject::Peer(Peer::Mitmproxy),
 ];
 
+/// All that carry WebSockets with TLS that ends on both sides.
+const WEBSOCKET: &[Subject] = &[
+    Subject::Unguarded,
+    Subject::Guard,
+    Subject::Peer(Peer::HaproxySockets),
+];
+
 /// All that carry bytes.
 const SPLICING: &[Subject] = &[
     Subject::Unguarded,
@@ -286,6 +300,12 @@ const CASES: &[Case] = &[
     .few()
     .rules(10_000),
     Case::new(
+        "websocket",
+        Load::requests("/1k", 9_600).connections(32).echo(),
+        WEBSOCKET,
+    )
+    .at(SOCKETS),
+    Case::new(
         "splice",
         Load::requests("/100m", 20).connections(1),
         SPLICING,
@@ -332,6 +352,7 @@ pub fn proxy(which: &Which) -> Result<()> {
                 .site(SITE)
                 .site(RAW),
         )
+        .origin(Origin::at(&address::origin(0x11)).leave(443).site(SOCKETS))
         .start()?;
     let mut peers = Peers::start(&world, &peers)?;
     let measured = measure(&world, &mut peers, which);
@@ -379,7 +400,7 @@ fn measure(world: &World, peers: &mut Peers, which: &Which) -> Result<()> {
 }
 
 fn guard(world: &World, rules: usize) -> Result<Guard<'_>> {
-    let upstreams = json!([{ "host": [SITE], "ca": world.ca_file() }]);
+    let upstreams = json!([{ "host": [SITE, SOCKETS], "ca": world.ca_file() }]);
     // All runs are one agent's, and no share of the record is to end one.
     let share = json!({ "per_second": 100_000, "at_once": 1_000_000, "mib_per_day": 10_240 });
     let guard = world.guard().policy(&policy(rules));

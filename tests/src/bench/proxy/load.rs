@@ -1,5 +1,5 @@
 //! The client: `h2load`, which carries the same load over HTTP/1.1 and HTTP/2; or our own, where each request has a
-//! connection for itself.
+//! connection for itself, or where it is messages on WebSockets.
 
 use std::fs;
 use std::path::Path;
@@ -13,11 +13,22 @@ pub(super) struct Load {
     path: &'static str,
     requests: usize,
     connections: usize,
-    http2: bool,
-    /// Whether each has a connection for itself.
-    fresh: bool,
+    client: Client,
     /// How many in a second on each connection; none: as many as go.
     each_second: Option<usize>,
+}
+
+/// Who sends them.
+#[derive(Clone, Copy, Debug)]
+enum Client {
+    /// `h2load` over HTTP/1.1.
+    Http1,
+    /// The same over HTTP/2.
+    Http2,
+    /// Ours: each has a connection for itself.
+    Fresh,
+    /// Ours: they are messages on WebSockets, as long as what is at the path.
+    Echo,
 }
 
 /// What a client saw.
@@ -41,8 +52,7 @@ impl Load {
             path,
             requests,
             connections: 1,
-            http2: false,
-            fresh: false,
+            client: Client::Http1,
             each_second: None,
         }
     }
@@ -56,14 +66,21 @@ impl Load {
 
     pub(super) const fn http2(self) -> Self {
         Self {
-            http2: true,
+            client: Client::Http2,
             ..self
         }
     }
 
     pub(super) const fn fresh(self) -> Self {
         Self {
-            fresh: true,
+            client: Client::Fresh,
+            ..self
+        }
+    }
+
+    pub(super) const fn echo(self) -> Self {
+        Self {
+            client: Client::Echo,
             ..self
         }
     }
@@ -106,14 +123,15 @@ impl Load {
         (to, ca): (Option<&str>, Option<&Path>),
         log: &Path,
     ) -> Result<Vec<String>> {
-        if self.fresh {
-            return self.fresh_words(site, (to, ca));
+        match self.client {
+            Client::Fresh | Client::Echo => return self.own_words(site, (to, ca)),
+            Client::Http1 | Client::Http2 => {}
         }
         let mut words = vec!["h2load".to_owned(), "-t1".to_owned()];
         words.push(format!("-n{}", self.requests));
         words.push(format!("-c{}", self.connections));
         words.push(format!("--log-file={}", log.display()));
-        if !self.http2 {
+        if matches!(self.client, Client::Http1) {
             words.push("--h1".to_owned());
         }
         if let Some(each_second) = self.each_second {
@@ -126,15 +144,18 @@ impl Load {
         Ok(words)
     }
 
-    fn fresh_words(
+    fn own_words(
         &self,
         site: &str,
         (to, ca): (Option<&str>, Option<&Path>),
     ) -> Result<Vec<String>> {
         let own = std::env::current_exe()?.display().to_string();
-        let mut words = [&own, "bench-fresh", site, self.path]
-            .map(str::to_owned)
-            .to_vec();
+        let bytes = size(self.path)?.to_string();
+        let (task, what) = match self.client {
+            Client::Echo => ("bench-echo", bytes.as_str()),
+            _ => ("bench-fresh", self.path),
+        };
+        let mut words = [&own, task, site, what].map(str::to_owned).to_vec();
         words.extend([self.requests.to_string(), self.connections.to_string()]);
         if let Some(ca) = ca {
             words.extend(["--ca".to_owned(), ca.display().to_string()]);
@@ -147,8 +168,9 @@ impl Load {
 
     /// What the client printed, and wrote of each request.
     pub(super) fn measured(&self, printed: &str, log: &Path) -> Result<Measured> {
-        if self.fresh {
-            return self.fresh_measured(printed);
+        match self.client {
+            Client::Fresh | Client::Echo => return self.own_measured(printed),
+            Client::Http1 | Client::Http2 => {}
         }
         let requests = self.requests;
         let all = format!("{requests} succeeded, 0 failed, 0 errored, 0 timeout");
@@ -187,7 +209,7 @@ impl Load {
 }
 
 impl Load {
-    fn fresh_measured(&self, printed: &str) -> Result<Measured> {
+    fn own_measured(&self, printed: &str) -> Result<Measured> {
         let told: Value = serde_json::from_str(printed.trim())?;
         let figure = |name: &str| {
             let figure = told.get(name).and_then(Value::as_f64);
@@ -196,6 +218,10 @@ impl Load {
         let requests = figure("requests")?;
         ensure!(requests == self.requests as f64, "not all: {told}");
         let (seconds, bytes) = (figure("seconds")?, size(self.path)?);
+        let resumed = match self.client {
+            Client::Fresh => Some(100.0 * figure("resumed")? / requests),
+            _ => None,
+        };
         Ok(Measured {
             requests,
             requests_per_second: requests / seconds,
@@ -203,7 +229,7 @@ impl Load {
             bytes,
             p50: figure("p50")?,
             p99: figure("p99")?,
-            resumed: Some(100.0 * figure("resumed")? / requests),
+            resumed,
         })
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use super::load::size;
-use super::{RAW, SITE};
+use super::{RAW, SITE, SOCKETS};
 use crate::namespace::Namespace;
 use crate::{Process, World, address, wait_until};
 
@@ -26,6 +26,8 @@ pub(super) enum Peer {
     Haproxy,
     /// The same, HTTP/2 to the origin.
     HaproxyHttp2,
+    /// The same, in front of the origin for WebSockets.
+    HaproxySockets,
     /// HAProxy that carries TCP.
     HaproxyTcp,
     /// nginx that ends TLS on both sides, HTTP/1.1 to the origin: it knows no other.
@@ -40,7 +42,7 @@ pub(super) enum Peer {
 impl Peer {
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::Haproxy | Self::HaproxyHttp2 => "haproxy",
+            Self::Haproxy | Self::HaproxyHttp2 | Self::HaproxySockets => "haproxy",
             Self::HaproxyTcp => "haproxy_tcp",
             Self::Nginx => "nginx",
             Self::Squid => "squid",
@@ -62,6 +64,7 @@ impl Peer {
             Self::HaproxyHttp2 => "127.0.0.1:8446",
             Self::Squid => "127.0.0.1:8447",
             Self::Mitmproxy => "127.0.0.1:8448",
+            Self::HaproxySockets => "127.0.0.1:8449",
         }
     }
 }
@@ -69,6 +72,8 @@ impl Peer {
 /// All of them, and the origin.
 pub(super) struct Peers {
     origin: Process,
+    /// The origin for WebSockets.
+    echoes: Process,
     haproxy: Process,
     nginx: Process,
     squid: Option<Process>,
@@ -79,7 +84,9 @@ impl Peers {
     /// Those of other programs than HAProxy and nginx only where they are wanted.
     pub(super) fn start(world: &World, wanted: &[Peer]) -> Result<Self> {
         let directory = world.directory();
-        let (certificate, key) = world.ca().certify_pem(&[SITE, RAW].map(str::to_owned))?;
+        let (certificate, key) = world
+            .ca()
+            .certify_pem(&[SITE, RAW, SOCKETS].map(str::to_owned))?;
         let chain = directory.join("chain.pem");
         fs::write(&chain, certificate + &key)?;
         let site = directory.join("site");
@@ -117,8 +124,11 @@ impl Peers {
         }}
     }}"
         );
-        let verified =
-            format!("ssl verify required ca-file {ca} sni str({SITE}) verifyhost {SITE}");
+        let [sockets, _] = address::origin(0x11).map(|ip| ip.to_string());
+        let verified = |site: &str| {
+            format!("ssl verify required ca-file {ca} sni str({site}) verifyhost {site}")
+        };
+        let (verified, verified_sockets) = (verified(SITE), verified(SOCKETS));
         // By default it keeps no connection to the origin once a quarter of its files are open, as with 1,000 clients.
         let haproxy = format!(
             "global
@@ -146,6 +156,13 @@ backend http2
     mode http
     http-reuse always
     server origin {ip}:443 {verified} alpn h2
+frontend sockets
+    mode http
+    bind 127.0.0.1:8449 ssl crt {chain} alpn http/1.1
+    default_backend sockets
+backend sockets
+    mode http
+    server origin {sockets}:443 {verified_sockets} alpn http/1.1
 frontend streams
     mode tcp
     bind 127.0.0.1:8444
@@ -160,6 +177,7 @@ backend raw
         Ok(Self {
             // The first: squid takes a parent that it cannot reach when it starts for dead.
             origin: nginx(world.internet(), directory, "origin", &serves, &ip, 443)?,
+            echoes: echoes(world, &chain, &sockets)?,
             haproxy: haproxy_of(world)?,
             nginx: nginx(host, directory, "nginx", &carries, "127.0.0.1", 8445)?,
             squid: match wanted.contains(&Peer::Squid) {
@@ -176,7 +194,9 @@ backend raw
     /// The processes that carry a peer's connections.
     pub(super) fn pids(&self, peer: Peer) -> Result<Vec<u32>> {
         let (process, workers) = match peer {
-            Peer::Haproxy | Peer::HaproxyHttp2 | Peer::HaproxyTcp => (Some(&self.haproxy), false),
+            Peer::Haproxy | Peer::HaproxyHttp2 | Peer::HaproxySockets | Peer::HaproxyTcp => {
+                (Some(&self.haproxy), false)
+            }
             Peer::Nginx => (Some(&self.nginx), true),
             Peer::Squid => (self.squid.as_ref(), false),
             Peer::Mitmproxy => (self.mitmproxy.as_ref(), false),
@@ -202,18 +222,32 @@ backend raw
     pub(super) fn stop(self) -> Result<()> {
         let Self {
             origin,
+            echoes,
             haproxy,
             nginx,
             squid,
             mitmproxy,
         } = self;
         let peers = [Some(haproxy), Some(nginx), squid, mitmproxy];
-        for mut process in peers.into_iter().flatten().chain([origin]) {
+        for mut process in peers.into_iter().flatten().chain([echoes, origin]) {
             process.signal(Signal::TERM)?;
             process.wait(LIMIT)?;
         }
         Ok(())
     }
+}
+
+/// What sends back what it gets on WebSockets.
+fn echoes(world: &World, chain: &str, ip: &str) -> Result<Process> {
+    let own = std::env::current_exe()?;
+    let words = ["bench-echoes", &format!("{ip}:443"), chain];
+    let internet = world.internet();
+    started(
+        internet.command(own).args(words).spawn()?,
+        internet,
+        ip,
+        443,
+    )
 }
 
 fn configuration(world: &World) -> PathBuf {

@@ -63,7 +63,8 @@ impl To {
 
 impl Reach {
     pub(super) async fn connect(&self) -> Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(self.to).await?;
+        let stream = TcpStream::connect(self.to).await;
+        let stream = stream.with_context(|| format!("cannot connect to {}", self.to))?;
         stream.set_nodelay(true)?;
         Ok(self.connector.connect(self.name.clone(), stream).await?)
     }
