@@ -228,8 +228,9 @@ pub struct Origin {
     pub run: u32,
     /// The slot that the agent holds for it: [`SlotKey::slot`].
     pub slot: u32,
-    /// Zero.
-    pub _end: u32,
+    /// Datagrams to the resolver from this port that it has not answered. While there is one the slot is held,
+    /// for [`pending::QUERY_HELD_NS`] at most. Of a connection 0.
+    pub unanswered: u32,
 }
 
 /// One of the places that an agent has for what was redirected and not accepted yet. Hash map `SLOTS`,
@@ -257,8 +258,8 @@ pub mod pending {
     pub const KINDS: usize = 3;
 
     /// Slots of an agent for a kind, a power of two. Twice the connections that a listener's accept queue
-    /// holds, and as many queries as [`ASKED_BYTES`] lets through in a second: a worker that is later than that
-    /// finds the first ones with their slots gone, and they are asked again.
+    /// holds, and twice the queries that [`ASKED_BYTES`] lets through unanswered: a worker that is late for longer
+    /// than a slot is held finds the first ones with theirs gone, and they are asked again.
     #[inline(always)]
     #[must_use]
     pub const fn slots(kind: u32) -> u32 {
@@ -270,25 +271,34 @@ pub mod pending {
 
     /// How long a connection's slot is held that is neither accepted nor given up, in ns.
     pub const CONNECTION_HELD_NS: u64 = 120_000_000_000;
-    /// How long a query's slot is held, in ns: until the resolver has read it. From the same port it may
-    /// be repeated, so that nobody can tell when it ends.
+    /// How long a query's slot is held, in ns, that is not answered: it may have been lost.
     pub const QUERY_HELD_NS: u64 = 1_000_000_000;
     /// How long the origin of a query is kept where nobody needs its slot, in ns.
     pub const QUERY_KEPT_NS: u64 = 10_000_000_000;
 
-    /// How long a period lasts, in ns, in which the datagrams that an agent sends to the resolver have a
-    /// bound together. They wait in one receive buffer, with those of all other agents of the namespace.
+    /// What an agent's unanswered datagrams to the resolver may take of its receive buffer, in bytes: 512 of the
+    /// usual ones. They wait there with those of all other agents of the namespace. What is answered was read, and
+    /// makes room for as much as the shortest takes; so whoever waits for answers may ask without end.
+    pub const ASKED_BYTES: u64 = 512 * ANSWERED_BYTES;
+    /// What an answer makes room for, in bytes.
+    pub const ANSWERED_BYTES: u64 = buffered(0);
+    /// How long a period lasts, in ns, after which what was asked in it is forgotten: some queries get no answer.
     pub const ASKED_NS: u64 = 250_000_000;
-    /// What an agent's queries of a period may take of that buffer, in bytes: 256 of the usual ones.
-    pub const ASKED_BYTES: u64 = 256 * 1280;
     /// The longest packet to the resolver, in bytes: more than it reads of one query.
     pub const LONGEST_QUERY: u32 = 4096 + 48;
+    /// What is the length of a shorter packet here, in bytes: nearly all queries are shorter.
+    const USUAL_QUERY: u32 = 128;
 
     /// What a packet takes of a receive buffer, in bytes, about: its own bytes in memory that is given out by
     /// powers of two, and what the kernel notes of it (`SKB_TRUESIZE`).
     #[inline(always)]
     #[must_use]
     pub const fn buffered(length: u32) -> u64 {
+        let length = if length < USUAL_QUERY {
+            USUAL_QUERY
+        } else {
+            length
+        };
         1024 + 2 * length as u64
     }
 }
@@ -306,7 +316,7 @@ pub struct Budget {
     pub next: [u64; pending::KINDS],
     /// When the agent's present period of [`pending::ASKED_NS`] began, by the monotonic clock, in ns.
     pub asked_since: u64,
-    /// What its queries of the period take, in bytes: those that were refused, too.
+    /// What its queries of the period take that are not answered, in bytes.
     pub asked: u64,
 }
 

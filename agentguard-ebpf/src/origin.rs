@@ -10,10 +10,11 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use core::mem::transmute;
 
-use crate::event::{add, add_one};
+use crate::event::{add, add_one, exchange};
 use crate::maps::{BUDGETS, ORIGINS, Origins, QUERIES, SLOTS};
 
-/// How many slots are looked at for a free one: some are held longer than those around them.
+/// How many slots are looked at for a free one: some are held longer than those around them. And how often a
+/// number is read anew that another processor has changed.
 const PROBES: u32 = 4;
 
 /// Notes where a redirected socket was to go, under the address the listener will see, as one of
@@ -25,15 +26,15 @@ pub(crate) fn publish<const KIND: u32>(entry: &SocketEntry, address: &Address, p
     // SAFETY: see `claim`.
     let known = unsafe { map::<KIND>().get(key) }
         .filter(|known| known.agent == entry.agent)
-        .map(|known| known.slot);
+        .map(|known| (known.slot, known.unanswered));
     // A port that asks again keeps its slot. Only while it has it: the origin may go meanwhile.
-    if let Some(slot) = known
-        && note::<KIND>(entry, &key, slot, u64::from(BPF_EXIST))
+    if let Some((slot, unanswered)) = known
+        && note::<KIND>(entry, &key, slot, unanswered, u64::from(BPF_EXIST))
     {
         return true;
     }
     let slot = claim::<KIND>(entry.agent, &key);
-    if slot != NO_SLOT && note::<KIND>(entry, &key, slot, u64::from(BPF_ANY)) {
+    if slot != NO_SLOT && note::<KIND>(entry, &key, slot, 0, u64::from(BPF_ANY)) {
         return true;
     }
     // Who had the port before must not stand for this one.
@@ -64,31 +65,78 @@ pub(crate) fn forget<const KIND: u32>(entry: &SocketEntry, address: &Address, po
 /// function of its own, as [`note`] is.
 #[inline(never)]
 pub(crate) fn may_ask(agent: u32, length: u32) -> bool {
+    if length > pending::LONGEST_QUERY {
+        return false;
+    }
     let Some(budget) = BUDGETS.get_ptr_mut(agent) else {
         return false;
     };
     // SAFETY: helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: numbers in a map's value, aligned. Two processors that begin a period at once can at worst
-    // let through what one period has twice.
-    let asked = unsafe {
+    // let through what one period has twice, and each of them one query more than there is room for.
+    unsafe {
         let since = &raw mut (*budget).asked_since;
         let asked = &raw mut (*budget).asked;
         if now.saturating_sub(since.read_volatile()) >= pending::ASKED_NS {
             since.write_volatile(now);
             asked.write_volatile(0);
         }
-        add(asked, pending::buffered(length))
+        // What is refused takes nothing: who asks too much at once would else wait for the next period.
+        let fits = asked.read_volatile() < pending::ASKED_BYTES;
+        if fits {
+            add(asked, pending::buffered(length));
+        }
+        fits
+    }
+}
+
+/// An answer of the resolver's to this port: a query was read, and there is room for another one.
+#[inline(never)]
+pub(crate) fn answered(entry: &SocketEntry, address: &Address, port: u16) {
+    let key = key::<{ pending::QUERY }>(entry.netns, *address, port);
+    if let Some(known) = QUERIES.get_ptr_mut(key) {
+        // SAFETY: numbers in a map's value, aligned. What another processor counts meanwhile may be lost: then
+        // the slot is held for longer.
+        unsafe {
+            let unanswered = &raw mut (*known).unanswered;
+            let count = unanswered.read_volatile();
+            if (*known).agent == entry.agent && count > 0 {
+                unanswered.write_volatile(count - 1);
+            }
+        }
+    }
+    let Some(budget) = BUDGETS.get_ptr_mut(entry.agent) else {
+        return;
     };
-    length <= pending::LONGEST_QUERY && asked < pending::ASKED_BYTES
+    // SAFETY: as above.
+    let asked = unsafe { &raw mut (*budget).asked };
+    let mut tried = 0;
+    while tried < PROBES {
+        tried += 1;
+        // SAFETY: as above. Never below zero: the query may be of an earlier period.
+        let before = unsafe { asked.read_volatile() };
+        let after = before.saturating_sub(pending::ANSWERED_BYTES);
+        // SAFETY: as above.
+        if unsafe { exchange(asked, before, after) } {
+            return;
+        }
+    }
 }
 
 /// What no slot is called.
 const NO_SLOT: u32 = u32::MAX;
 
-/// A function of its own: inlined into `egress`, the entry takes more of its frame than there is.
+/// A function of its own: inlined into `egress`, the entry takes more of its frame than there is. `unanswered`: how
+/// many queries of the port are not answered beside this one.
 #[inline(never)]
-fn note<const KIND: u32>(entry: &SocketEntry, key: &OriginKey, slot: u32, flags: u64) -> bool {
+fn note<const KIND: u32>(
+    entry: &SocketEntry,
+    key: &OriginKey,
+    slot: u32,
+    unanswered: u32,
+    flags: u64,
+) -> bool {
     let origin = Origin {
         // SAFETY: helper without arguments.
         published_ns: unsafe { bpf_ktime_get_ns() },
@@ -104,7 +152,11 @@ fn note<const KIND: u32>(entry: &SocketEntry, key: &OriginKey, slot: u32, flags:
         _pad: 0,
         run: entry.run,
         slot,
-        _end: 0,
+        unanswered: if KIND == pending::QUERY {
+            unanswered.saturating_add(1)
+        } else {
+            0
+        },
     };
     map::<KIND>().insert(key, origin, flags).is_ok()
 }
@@ -158,12 +210,12 @@ fn is_free<const KIND: u32>(slot: &SlotKey, now: u64) -> bool {
     if origin.agent != slot.agent || origin.slot != slot.slot {
         return true;
     }
-    let held_ns = if KIND == pending::QUERY {
-        pending::QUERY_HELD_NS
+    let (held_ns, answered) = if KIND == pending::QUERY {
+        (pending::QUERY_HELD_NS, origin.unanswered == 0)
     } else {
-        pending::CONNECTION_HELD_NS
+        (pending::CONNECTION_HELD_NS, false)
     };
-    if now.saturating_sub(origin.published_ns) < held_ns {
+    if !answered && now.saturating_sub(origin.published_ns) < held_ns {
         return false;
     }
     let _ = map::<KIND>().remove(held);

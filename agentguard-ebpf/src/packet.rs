@@ -488,6 +488,9 @@ fn enters(
     let answer = packet.transport == UDP
         && is_destination(entry, &packet.source, packet.source_port, entry.class);
     if answer {
+        if entry.class & !socket_class::TOLD == socket_class::GUARD {
+            origin::answered(entry, &packet.destination, packet.destination_port);
+        }
         return true;
     }
     // Others were sent to the guard there, and nobody else's are its ports: a socket that the kernel

@@ -383,6 +383,11 @@ fn sentence(event: &Event, action: &Action) -> String {
             action.path.as_deref().unwrap_or("The device")
         ),
         reason::NO_AGENT => "The process is under the gate and belongs to no agent.".to_owned(),
+        reason::MAP_FULL if action.transport == Some(Transport::Udp) => {
+            "As many of this agent's queries for names wait for an answer as may (512), the datagram is longer than a \
+             query, or a map of the gate is full."
+                .to_owned()
+        }
         reason::MAP_FULL => {
             "So much of this agent's waits to be accepted or read that no more has room, or a map of the \
              gate is full."

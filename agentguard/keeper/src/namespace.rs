@@ -182,7 +182,7 @@ fn listen_tcp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
 
 /// What may wait to be read by the resolver, in bytes of the kernel's memory: what 25 agents may send at
 /// once, see [`agentguard_common::map::pending::ASKED_BYTES`]. The kernel doubles what it is asked for.
-const RESOLVER_BUFFER: usize = 25 * 256 * 1280 / 2;
+const RESOLVER_BUFFER: usize = 25 * 512 * 1280 / 2;
 
 fn bind_udp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     let socket = open(address, SocketType::DGRAM)?;

@@ -42,7 +42,7 @@ pub enum ReasonCode {
     SocketNotAllowed,
     /// The process is under the gate and belongs to no agent.
     NoAgent,
-    /// A kernel map was full.
+    /// The agent has as much that is not accepted or answered as it may, or a kernel map was full.
     MapFull,
     /// An inbound flow that no rule allows.
     InboundNotAllowed,

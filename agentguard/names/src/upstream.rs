@@ -59,7 +59,8 @@ pub struct Config {
     pub max_negative_ttl: Duration,
     /// The life of a failure (RFC 9520: at least 1 s).
     pub failure_ttl: Duration,
-    /// Questions under way. Beyond, one that is not under way yet fails with `limit_reached`.
+    /// Questions under way: those of eight agents that are at their bounds. Beyond, one that is not under way yet
+    /// fails with `limit_reached`.
     pub in_flight: usize,
 }
 
@@ -75,7 +76,7 @@ impl Config {
             max_ttl: Duration::from_secs(3600),
             max_negative_ttl: Duration::from_secs(300),
             failure_ttl: Duration::from_secs(2),
-            in_flight: 512,
+            in_flight: 4096,
         }
     }
 }

@@ -103,6 +103,9 @@ fn a_port_that_asks_again_keeps_its_slot() {
 /// Sends the resolver so many bytes until it is refused, from one port; how often it was not.
 const ASKS: &str = "exec('def asks(s, data, more=[], flags=0):\\n for i in range(100000):\\n  try: s.sendmsg(data, more, flags, (\"192.0.2.53\", 53))\\n  except PermissionError: return i\\n return 100000')";
 
+/// Asks the resolver so often, from what a call gives, and waits for each answer.
+const ASKS_AND_HEARS: &str = "exec('def asks_and_hears(of, count):\\n for i in range(count):\\n  s = of()\\n  s.sendto(b\"?\" * 60, (\"192.0.2.53\", 53))\\n  s.recv(64)')";
+
 /// The port of whoever asks next, among those that wait to be read.
 fn waits(resolver: &std::net::UdpSocket, port: u16) -> bool {
     resolver.set_nonblocking(true).unwrap();
@@ -156,6 +159,51 @@ fn an_agent_whose_queries_nobody_reads_leaves_room_in_the_resolver_s_buffer() {
             });
         });
     }
+}
+
+#[test]
+fn who_is_answered_asks_without_end() {
+    in_world(|world| {
+        let [mut client, _] = two(world);
+        let resolver = udp(&world.listening.v4.resolver_udp);
+        // As many as may wait, at once.
+        client.does(ASKS);
+        client.does("q = socket.socket(AF_INET, SOCK_DGRAM)");
+        let sent: u64 = client.number("asks(q, [b'?' * 60])");
+        assert!(sent >= pending::ASKED_BYTES / 1280, "{sent}");
+        crate::world::eventually("it is heard again", || {
+            client.says("do q.sendto(b'?', ('192.0.2.53', 53))") == "done"
+        });
+        waits(&resolver, 0);
+        world.events();
+
+        // Several times as many as may wait, and as there are slots; from one port, and each from another one.
+        let count = 4 * pending::slots(pending::QUERY);
+        client.does(ASKS_AND_HEARS);
+        resolver.set_nonblocking(false).unwrap();
+        let answers = std::thread::scope(|scope| {
+            let answering = scope.spawn(|| {
+                let mut bytes = [0; 2048];
+                let mut answers = 0_u32;
+                loop {
+                    let (length, from) = resolver.recv_from(&mut bytes).unwrap();
+                    if length == 1 {
+                        return answers;
+                    }
+                    resolver.send_to(&bytes[..length], from).unwrap();
+                    answers += 1;
+                }
+            });
+            client.does(&format!("asks_and_hears(lambda: q, {count})"));
+            let another = "lambda: socket.socket(AF_INET, SOCK_DGRAM)";
+            client.does(&format!("asks_and_hears({another}, {count})"));
+            client.does("q.sendto(b'.', ('192.0.2.53', 53))");
+            answering.join().unwrap()
+        });
+        assert_eq!(answers, 2 * count);
+        assert_eq!(full(&world.events(), 1), 0);
+        assert!(held(world, "QUERIES", 1) <= pending::slots(pending::QUERY) as usize);
+    });
 }
 
 #[test]

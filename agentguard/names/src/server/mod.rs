@@ -53,7 +53,8 @@ pub struct Options {
     /// Attempts remembered. Beyond, the oldest is forgotten; if it is then retransmitted, it is
     /// recorded twice.
     pub attempts: usize,
-    /// Queries of one agent under way. Beyond: SERVFAIL and `limit_reached`.
+    /// Queries of one agent under way, as many as the gate lets through over UDP without an answer
+    /// (`agentguard_common::map::pending::ASKED_BYTES`). Beyond: SERVFAIL and `limit_reached`.
     pub in_flight_per_agent: usize,
     /// Datagrams of one socket under way. Beyond, none is read until one is done; what the
     /// socket's buffer cannot hold is lost and sent again by its client.
@@ -77,8 +78,8 @@ impl Default for Options {
             negative_ttl: Duration::from_secs(10),
             attempt_window: Duration::from_secs(5),
             attempts: 65_536,
-            in_flight_per_agent: 64,
-            udp_in_flight: 1024,
+            in_flight_per_agent: 512,
+            udp_in_flight: 8192,
             tcp_connections: 256,
             tcp_connections_per_agent: 32,
             tcp_pipeline: 16,

@@ -123,7 +123,7 @@ pub(super) fn of(decision: &Decision) -> Advice {
             "the process runs below a governed cgroup and matches no agent: name its cgroup in the policy, or add it with `agentguard agent add`",
         ),
         ReasonCode::MapFull | ReasonCode::LimitReached => say(
-            "a bound of the guard was reached: `agentguard status` tells of its state; look for one agent that opens very many flows",
+            "a bound of the guard was reached: `agentguard status` tells of its state; look for one agent that opens very many flows, or asks for very many names at once without waiting for answers",
         ),
         ReasonCode::InboundNotAllowed => say("agents take connections over loopback only: nothing from outside reaches a port that one listens on"),
         ReasonCode::MetadataService => say(
