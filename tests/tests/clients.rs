@@ -30,6 +30,8 @@ mod cut_out;
 mod device;
 #[path = "clients/dig.rs"]
 mod dig;
+#[path = "clients/dnsperf.rs"]
+mod dnsperf;
 #[path = "clients/early_hints.rs"]
 mod early_hints;
 #[path = "clients/events.rs"]
