@@ -3,6 +3,7 @@
 //! Each sample is one line of JSON on standard output: `case`, `subject`, `metric`, `unit`, `value`.
 //! `cargo xtask bench` makes figures with ratios of them.
 
+mod dns;
 mod gate;
 mod inspection;
 mod proxy;
@@ -11,6 +12,7 @@ mod simulate;
 mod sse;
 mod start;
 
+pub use dns::dns;
 pub use gate::gate;
 pub use inspection::inspection;
 pub use proxy::{Echo, Echoes, Fresh, Idle, Which, echo, echoes, fresh, idle, proxy};

@@ -46,6 +46,8 @@ enum Task {
     BenchEchoes(bench::Echoes),
     /// Print samples of what the daemon takes to start, and HAProxy
     BenchStart,
+    /// Print samples of what answers of the resolver cost, and those of unbound
+    BenchDns,
     /// Print samples of what starts cost: of commands, and of another worker
     BenchRun,
     /// Print samples of what the gate costs
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Task::BenchEcho(asked) => bench::echo(&asked),
         Task::BenchEchoes(asked) => bench::echoes(&asked),
         Task::BenchStart => bench::start(),
+        Task::BenchDns => bench::dns(),
         Task::BenchRun => bench::run(),
         Task::BenchGate { crowd } => bench::gate(&crowd),
         Task::BenchSimulate { fill } => bench::simulate(&fill),

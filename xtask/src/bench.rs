@@ -23,6 +23,10 @@ const GROUPS: &[Group] = &[
         measure: budget,
     },
     Group {
+        name: "dns",
+        measure: dns,
+    },
+    Group {
         name: "gate",
         measure: gate,
     },
@@ -162,6 +166,12 @@ fn proxy(workspace: &Workspace) -> Result<Vec<Line>> {
 fn start(workspace: &Workspace) -> Result<Vec<Line>> {
     let samples = samples(workspace, &["bench-start"])?;
     Ok(summed_up(samples, &["haproxy"]))
+}
+
+/// Answers of the resolver from its cache, beside another one's.
+fn dns(workspace: &Workspace) -> Result<Vec<Line>> {
+    let samples = samples(workspace, &["bench-dns"])?;
+    Ok(summed_up(samples, &["unbound"]))
 }
 
 /// The start of a command, beside the same without the guard; and that of another worker.

@@ -484,9 +484,8 @@ impl Bench<'_> {
         Ok((measured, (!pids.is_empty()).then_some(took)))
     }
 
-    /// The processes of the guard: the keeper and its worker.
     fn guard_pids(&self) -> Result<Vec<u32>> {
-        Ok(vec![self.guard.id()?, worker(&self.guard)?])
+        guard_pids(&self.guard)
     }
 
     /// What the guard's processes hold in memory, and how much of that is their own.
@@ -500,6 +499,11 @@ impl Bench<'_> {
         }
         Ok(())
     }
+}
+
+/// The processes of a guard: the keeper and its worker.
+pub(super) fn guard_pids(guard: &Guard<'_>) -> Result<Vec<u32>> {
+    Ok(vec![guard.id()?, worker(guard)?])
 }
 
 fn worker(guard: &Guard<'_>) -> Result<u32> {
@@ -556,7 +560,7 @@ fn tell(
 /// The processor's time that the threads of these have taken (`schedstats` of the kernel's documentation: the first
 /// field, in nanoseconds). What one has taken that ends meanwhile is lost: those that do are idle ones, which wait for
 /// work that blocks.
-fn cpu(pids: &[u32]) -> Result<Duration> {
+pub(super) fn cpu(pids: &[u32]) -> Result<Duration> {
     let mut nanos = 0;
     for pid in pids {
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {

@@ -38,7 +38,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
 const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
-const TEST_PROGRAMS: [(&str, &str); 27] = [
+const TEST_PROGRAMS: [(&str, &str); 29] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
@@ -65,6 +65,8 @@ const TEST_PROGRAMS: [(&str, &str); 27] = [
     ("squid", "squid-openssl"),
     ("h2load", "nghttp2-client"),
     ("redis-server", "redis-server"),
+    ("unbound", "unbound"),
+    ("dnsperf", "dnsperf"),
     ("valgrind", "valgrind"),
 ];
 
@@ -385,7 +387,7 @@ mod tests {
         assert!(
             all[0].ends_with(
                 "npm python3 default-jdk-headless prometheus haproxy nginx-light \
-                 squid-openssl nghttp2-client redis-server valgrind chromium \
+                 squid-openssl nghttp2-client redis-server unbound dnsperf valgrind chromium \
                  python3-venv"
             ),
             "{all:?}"
