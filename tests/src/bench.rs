@@ -8,16 +8,21 @@ mod gate;
 mod inspection;
 mod proxy;
 mod run;
+mod scale;
 mod simulate;
+mod soak;
 mod sse;
 mod start;
+mod taken;
 
 pub use dns::dns;
 pub use gate::gate;
 pub use inspection::inspection;
 pub use proxy::{Echo, Echoes, Fresh, Idle, Which, echo, echoes, fresh, idle, proxy};
 pub use run::run;
+pub use scale::{Asked, Cases, client, scale};
 pub use simulate::simulate;
+pub use soak::{Soak, soak};
 pub use sse::sse;
 pub use start::start;
 

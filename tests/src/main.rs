@@ -55,6 +55,13 @@ enum Task {
         /// The program that makes a gate with many agents
         crowd: PathBuf,
     },
+    /// Print samples of many connections, many agents, and more load than there are processors for
+    BenchScale(bench::Cases),
+    /// Send requests on many connections, as it is told
+    #[command(hide = true)]
+    BenchClient(bench::Asked),
+    /// Carry a steady load for long, and fail where memory or descriptors grow; no part of `cargo xtask bench`
+    BenchSoak(bench::Soak),
     /// Print samples of what a simulation of another policy takes
     BenchSimulate {
         /// The program that makes a record of many decisions
@@ -79,6 +86,9 @@ fn main() -> ExitCode {
         Task::BenchDns => bench::dns(),
         Task::BenchRun => bench::run(),
         Task::BenchGate { crowd } => bench::gate(&crowd),
+        Task::BenchScale(cases) => bench::scale(&cases),
+        Task::BenchClient(asked) => bench::client(&asked),
+        Task::BenchSoak(asked) => bench::soak(&asked),
         Task::BenchSimulate { fill } => bench::simulate(&fill),
     };
     match done {

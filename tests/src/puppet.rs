@@ -36,6 +36,17 @@ impl Puppet {
         world: &World,
         invocation: impl FnOnce(Vec<OsString>) -> Invocation<'a>,
     ) -> Result<Self> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/puppet.py");
+        Self::of(world, &["python3".into(), script.into()], invocation)
+    }
+
+    /// Starts another program that is told what to do and answers as that one does: it gets the file that its orders
+    /// come from as its last word.
+    pub(crate) fn of<'a>(
+        world: &World,
+        program: &[OsString],
+        invocation: impl FnOnce(Vec<OsString>) -> Invocation<'a>,
+    ) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let fifo = world.directory().join(format!("orders-{number}"));
@@ -43,9 +54,8 @@ impl Puppet {
             .with_context(|| format!("cannot make {}", fifo.display()))?;
         // For reading too, so that opening it does not wait for the other side.
         let orders = OpenOptions::new().read(true).write(true).open(&fifo)?;
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/puppet.py");
-        let words = ["python3".into(), script.into(), fifo.into()];
-        let process = invocation(words.to_vec()).spawn()?;
+        let words = [program, &[fifo.into()]].concat();
+        let process = invocation(words).spawn()?;
         Ok(Self {
             process,
             orders,

@@ -51,6 +51,10 @@ const GROUPS: &[Group] = &[
         measure: run_a_command,
     },
     Group {
+        name: "scale",
+        measure: scale,
+    },
+    Group {
         name: "simulate",
         measure: simulate,
     },
@@ -189,6 +193,12 @@ fn gate(workspace: &Workspace) -> Result<Vec<Line>> {
     let crowd = workspace.target().join("release/examples/crowd");
     let samples = samples(workspace, &["bench-gate", &crowd.display().to_string()])?;
     Ok(summed_up(samples, &["unguarded", "one_agent"]))
+}
+
+/// Many connections, many agents, and more load than there are processors for: beside HAProxy, and beside one agent.
+fn scale(workspace: &Workspace) -> Result<Vec<Line>> {
+    let samples = samples(workspace, &["bench-scale"])?;
+    Ok(summed_up(samples, &["haproxy", "one_agent"]))
 }
 
 /// Recorded decisions through a policy of many rules, beside one of few.

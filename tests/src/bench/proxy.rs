@@ -8,7 +8,7 @@ mod echo;
 mod fresh;
 mod idle;
 mod load;
-mod peers;
+pub(super) mod peers;
 mod reach;
 
 use std::fmt::Write as _;

@@ -317,7 +317,7 @@ fn mitmproxy(world: &World, chain: &str) -> Result<Process> {
 }
 
 /// An nginx with this of HTTP.
-fn nginx(
+pub(in crate::bench) fn nginx(
     namespace: &Namespace,
     directory: &Path,
     name: &str,
@@ -360,7 +360,12 @@ http {{
 }
 
 /// The same once it listens.
-fn started(mut process: Process, namespace: &Namespace, ip: &str, port: u16) -> Result<Process> {
+pub(in crate::bench) fn started(
+    mut process: Process,
+    namespace: &Namespace,
+    ip: &str,
+    port: u16,
+) -> Result<Process> {
     let listens = || {
         let ended = process.ended().ok().flatten();
         let connect = || TcpStream::connect((ip, port));
