@@ -7,6 +7,7 @@
 
 mod calls;
 mod domain;
+mod freed;
 #[cfg(debug_assertions)]
 pub mod hostile;
 pub mod mounts;
@@ -20,6 +21,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::packet::{self, Packet};
 use crate::spawn::child::sys;
+pub use freed::give_back;
 use mounts::Mounts;
 
 /// The user and group that the worker runs as.

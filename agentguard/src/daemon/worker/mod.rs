@@ -8,6 +8,7 @@ mod alerts;
 mod budgets;
 mod clock;
 mod deeds;
+mod ebb;
 mod events;
 mod gate;
 mod ledger;
@@ -53,6 +54,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use ebb::Ebb;
 use gate::Gate;
 use link::Link;
 use names::NamesPort;
@@ -68,6 +70,8 @@ type Recorded = Watched<Record>;
 const LOOK: Duration = Duration::from_millis(250);
 /// How often the guard forgets original destinations that nobody accepted.
 const SWEEP: Duration = Duration::from_secs(30);
+/// How often the worker gives back what connections held that have gone.
+const EBB: Duration = Duration::from_secs(5);
 /// How long the keeper may say nothing before `status` says so: it says something each second, and the
 /// gate hears of it that the daemon is there, for five.
 const SILENT: Duration = Duration::from_secs(4);
@@ -181,6 +185,8 @@ async fn serve(
     let mut places: HashMap<u64, Place> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
     let mut look = tokio::time::interval(LOOK);
+    let mut ebbs = tokio::time::interval(EBB);
+    let mut ebb = Ebb::default();
     let mut recording = true;
     // The worker is alive as long as every thread that carries connections is.
     let mut turn = tokio::spawn(upstreams.turn());
@@ -204,10 +210,17 @@ async fn serve(
                 gate.sweep();
                 continue;
             }
+            _ = ebbs.tick() => {
+                if ebb.has_come(upstreams.clients()) {
+                    tasks.spawn_blocking(worker::give_back);
+                }
+                continue;
+            }
             _ = look.tick() => {
                 if heard.elapsed() > SILENT {
                     board.keeper_is_silent();
                 }
+                ebb.see(upstreams.clients());
                 let possible = record.status().degraded.is_none();
                 if possible != recording {
                     recording = possible;

@@ -22,7 +22,7 @@ const FLAT: &str = "flat 6";
 
 /// How long what is idle may take to give back what it had in use.
 const IDLE: Duration = Duration::from_secs(4);
-const GONE: Duration = Duration::from_secs(10);
+const GONE: Duration = Duration::from_secs(15);
 
 /// Measures, and prints each sample.
 ///
@@ -53,11 +53,14 @@ fn through(scene: &Scene, pid: u32, few: Way<'_>, many: [Way<'_>; 2]) -> Result<
         opened += open(client, MANY / AGENTS.len())?;
     }
     told("opened", "1/s", opened / 2.0);
+    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+    let connections = MANY as f64;
+    let silent = least(IDLE, 0.0, || anonymous(pid))?;
+    let each = (silent - before) / connections;
+    told("memory_per_silent_connection", "kib", each);
     let of_many = together(&mut clients)?;
     told("requests_per_s", "1/s", of_many);
     told("requests_per_s_of_100", "ratio", of_many / of_few);
-    #[expect(clippy::cast_precision_loss, reason = "some thousands")]
-    let connections = MANY as f64;
     let idle = least(IDLE, 0.0, || anonymous(pid))?;
     told(
         "memory_per_idle_connection",

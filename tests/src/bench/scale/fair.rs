@@ -20,8 +20,8 @@ const HEAVY: [usize; 3] = [32, 256, 1_000];
 const BESIDE: usize = 256;
 
 /// How long the heavy one is under way before it counts, and how long that is measured, in seconds.
-const WARM: usize = 2;
-const MEASURED: usize = 4;
+const WARM: usize = 3;
+const MEASURED: usize = 3;
 /// The same where it is beside the light one: it is under way longer than that.
 const LONGER: usize = 8;
 
