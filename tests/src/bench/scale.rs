@@ -50,7 +50,9 @@ pub struct Cases {
     cases: Vec<String>,
 }
 
-const CASES: [(&str, fn(&Scene) -> Result<()>); 3] = [
+type Measure = fn(&Scene) -> Result<()>;
+
+const CASES: [(&str, Measure); 3] = [
     ("connections", connections::measure),
     ("agents", agents::measure),
     ("fair", fair::measure),

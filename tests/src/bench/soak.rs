@@ -1,7 +1,6 @@
 //! A steady load for long, under which the guard may not grow: requests, new connections, streams of events, queries for
 //! names, and what is denied, each by an agent of its own.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -10,7 +9,7 @@ use rustix::process::Signal;
 
 use super::sample;
 use super::scale::{SITE, all_went_well, client_of, figure, guard, open, origin, raise_files};
-use super::taken::{anonymous, descriptors, disk, processes, threads};
+use super::taken::{anonymous, descriptors, disk, processes, rest, threads};
 use crate::{Guard, Origin, Process, Puppet, World, address};
 
 /// How long it goes on.
@@ -169,7 +168,7 @@ impl Load<'_> {
             told(&format!("keeper_{metric}"), unit, keeper);
             told(&format!("worker_{metric}"), unit, worker);
         }
-        thread::sleep(next.saturating_duration_since(Instant::now()));
+        rest(next);
         Ok(taken)
     }
 }

@@ -65,10 +65,19 @@ pub(super) fn least(
     let until = Instant::now() + during;
     let mut least = look()?;
     while least > enough && Instant::now() < until {
-        thread::sleep(PAUSE);
+        rest(Instant::now() + PAUSE);
         least = least.min(look()?);
     }
     Ok(least)
+}
+
+/// Lets time go by: what is measured is what happens in it.
+pub(super) fn rest(until: Instant) {
+    while let Some(left) = until.checked_duration_since(Instant::now())
+        && !left.is_zero()
+    {
+        thread::park_timeout(left);
+    }
 }
 
 fn field(pid: u32, name: &str) -> Result<f64> {

@@ -1,12 +1,13 @@
 //! More load than there are processors for: what an agent that sends little waits beside one that sends all it can, and
 //! whether what is carried breaks down with more connections.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Scene, Way, all_went_well, figure, open};
 use crate::bench::sample;
+use crate::bench::taken::rest;
 use crate::{Process, Puppet};
 
 /// How often each is measured, guard and HAProxy taking turns at being first.
@@ -53,7 +54,7 @@ fn light_and_heavy(scene: &Scene, light: Way<'_>, heavy: Way<'_>) -> Result<()> 
     waits(&mut client, "light-alone", light.name())?;
     let heavy = Heavy::start(scene, heavy, BESIDE, LONGER)?;
     // It counts once it is flat out, as what it measures of itself.
-    std::thread::sleep(Duration::from_secs(u64::try_from(WARM)?));
+    rest(Instant::now() + Duration::from_secs(u64::try_from(WARM)?));
     let case = format!("light-beside-{BESIDE}");
     waits(&mut client, &case, light.name())?;
     heavy.rate().map(drop)
