@@ -12,7 +12,8 @@ pub fn give_back() {
     }
 }
 
-#[cfg(all(test, target_env = "gnu"))]
+#[cfg(test)]
+#[cfg(target_env = "gnu")]
 mod tests {
     /// Memory of this process that is no file's, in KiB.
     fn resident() -> usize {
