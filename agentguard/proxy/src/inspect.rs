@@ -166,7 +166,7 @@ async fn inside<R: Recorder, P: Port>(
             Ok(Err(_)) | Err(_) => 0,
         };
         match classify(&bytes) {
-            FirstBytes::Http1 => return Box::pin(http::run(flow, stream, &bytes, leg)).await,
+            FirstBytes::Http1 => return Box::pin(http::run(flow, stream, bytes, leg)).await,
             FirstBytes::Line if bytes.len() >= MOST_NEEDED => {
                 return Box::pin(pass(&flow, stream, &bytes, leg)).await;
             }

@@ -40,6 +40,10 @@ impl AsyncRead for Replay {
         if this.first.has_remaining() {
             let part = this.first.split_to(this.first.len().min(buf.remaining()));
             buf.put_slice(&part);
+            if !this.first.has_remaining() {
+                // An empty rest would keep the whole for as long as the connection lives.
+                this.first = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut this.stream).poll_read(cx, buf)

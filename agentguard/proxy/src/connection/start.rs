@@ -84,7 +84,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             }
             Start::Http1 => {
                 let leg = Leg::plain(Version::HTTP_11);
-                Box::pin(http::run(self, stream, &bytes, leg)).await;
+                Box::pin(http::run(self, stream, bytes, leg)).await;
             }
             Start::Http2 => {
                 let stream = Replay::new(bytes, stream);

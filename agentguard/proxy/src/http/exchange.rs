@@ -46,7 +46,7 @@ use crate::http::reading::Reading;
 use crate::http::said::said;
 use crate::http::says::Answering;
 use crate::http::tongue::{Tongue, refuse};
-use crate::http::upstream::Upstream;
+use crate::http::upstream::{Unsent, Upstream};
 use crate::passing::paced;
 use crate::relay;
 use crate::revoked::Revoked;
@@ -568,7 +568,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         body: Received,
         meaning: &request::Request,
         outgoing: Outgoing<'_, R>,
-    ) -> Result<Request<RequestBody<R>>, Failed> {
+    ) -> Result<Unsent<R>, Failed> {
         let Outgoing {
             account,
             sending,
@@ -622,7 +622,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let grant = account.decided().held().and_then(|it| it.grant(Way::Out));
         let body = paced(body, grant);
         let body = RequestBody::new(body, Arc::clone(account), sending, go_ahead, linger);
-        let mut request = Request::from_parts(parts, body);
+        let mut request = Request::from_parts(parts, Box::new(body));
         if self.is_http2() {
             request.extensions_mut().insert(interims);
         } else {

@@ -6,6 +6,7 @@
 //! to it before the informational responses are written.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -138,7 +139,6 @@ pub(crate) struct Gated<S> {
     stream: S,
     gate: Gate,
     signals: Arc<Signals>,
-    scratch: Vec<u8>,
     clock: Clock,
     sleep: Pin<Box<Sleep>>,
     idle: Duration,
@@ -157,7 +157,6 @@ impl<S> Gated<S> {
             stream,
             gate,
             signals,
-            scratch: vec![0; READ],
             clock: Clock::Off,
             sleep: Box::pin(sleep(limits.head)),
             idle: limits.keep_alive,
@@ -232,7 +231,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
                 }
                 continue;
             }
-            let mut scratch = ReadBuf::new(&mut this.scratch);
+            // On the stack: each connection that waits would keep its own.
+            let mut scratch = [MaybeUninit::uninit(); READ];
+            let mut scratch = ReadBuf::uninit(&mut scratch);
             ready!(Pin::new(&mut this.stream).poll_read(cx, &mut scratch))?;
             match scratch.filled() {
                 [] => this.gate.end(),

@@ -84,12 +84,13 @@ pub(crate) use upstream::Upstream;
 pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     flow: Arc<Flow<R, P>>,
     stream: S,
-    first: &[u8],
+    first: Vec<u8>,
     leg: Leg<R>,
 ) {
     let signals = Arc::new(Signals::default());
     let exchange = Arc::new(Exchange::new(Arc::clone(&flow), Arc::clone(&signals), leg));
-    let gated = Gated::new(stream, first, Arc::clone(&signals), &flow.guard.limits);
+    let gated = Gated::new(stream, &first, Arc::clone(&signals), &flow.guard.limits);
+    drop(first);
     let service = service_fn({
         let (exchange, signals) = (Arc::clone(&exchange), Arc::clone(&signals));
         move |request| Box::pin(answer(Arc::clone(&exchange), Arc::clone(&signals), request))

@@ -42,7 +42,7 @@ pub(crate) struct Handle<R: Recorder> {
 }
 
 enum Sender<R: Recorder> {
-    Http1(http1::SendRequest<RequestBody<R>>),
+    Http1(http1::SendRequest<SentBody<R>>),
     Http2(http2::Sender),
 }
 
@@ -64,7 +64,11 @@ pub(crate) enum SendFailed {
 }
 
 /// A request on its way, which comes back if nothing of it was sent.
-pub(crate) type Unsent<R> = Request<RequestBody<R>>;
+pub(crate) type Unsent<R> = Request<SentBody<R>>;
+
+/// Boxed: each connection of HTTP/1 has room for 32 requests that are sent on it (tokio's channel in hyper), though none but
+/// one ever is.
+type SentBody<R> = Box<RequestBody<R>>;
 
 impl<R: Recorder> Upstream<R> {
     /// Opens a connection in the clear.
