@@ -347,6 +347,36 @@ pub(crate) unsafe fn exchange(value: *mut u64, old: u64, new: u64) -> bool {
         .is_ok()
 }
 
+/// Makes a value `new` if it is `old`: whether it was. Atomic, as [`add`].
+///
+/// # Safety
+/// `value` is valid and aligned.
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+pub(crate) unsafe fn exchange_word(value: *mut u32, old: u32, new: u32) -> bool {
+    use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+    // SAFETY: upheld by the caller.
+    let (_, was) = unsafe {
+        atomic_cxchg::<u32, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
+            value, old, new,
+        )
+    };
+    was
+}
+
+/// As on the kernel's target, for checks on the host.
+///
+/// # Safety
+/// `value` is valid and aligned.
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) unsafe fn exchange_word(value: *mut u32, old: u32, new: u32) -> bool {
+    use core::sync::atomic::{AtomicU32, Ordering};
+    // SAFETY: upheld by the caller.
+    unsafe { AtomicU32::from_ptr(value) }
+        .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
+        .is_ok()
+}
+
 /// The gate's settings.
 #[inline(always)]
 pub(crate) fn settings() -> Option<&'static Settings> {

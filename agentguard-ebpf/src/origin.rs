@@ -10,7 +10,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_EXIST};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use core::mem::transmute;
 
-use crate::event::{add, add_one, exchange};
+use crate::event::{add, add_one, exchange, exchange_word};
 use crate::maps::{BUDGETS, ORIGINS, Origins, QUERIES, SLOTS};
 
 /// How many slots are looked at for a free one: some are held longer than those around them. And how often a
@@ -26,7 +26,7 @@ pub(crate) fn publish<const KIND: u32>(entry: &SocketEntry, address: &Address, p
     // SAFETY: see `claim`.
     let known = unsafe { map::<KIND>().get(key) }
         .filter(|known| known.agent == entry.agent)
-        .map(|known| (known.slot, known.unanswered));
+        .map(|known| (known.slot, unanswered::<KIND>(known)));
     // A port that asks again keeps its slot. Only while it has it: the origin may go meanwhile.
     if let Some((slot, unanswered)) = known
         && note::<KIND>(entry, &key, slot, unanswered, u64::from(BPF_EXIST))
@@ -40,6 +40,24 @@ pub(crate) fn publish<const KIND: u32>(entry: &SocketEntry, address: &Address, p
     // Who had the port before must not stand for this one.
     let _ = map::<KIND>().remove(key);
     false
+}
+
+/// How many queries of a port wait for their answers in this period. Those of earlier ones have no part in it.
+#[inline(never)]
+fn unanswered<const KIND: u32>(known: &Origin) -> u32 {
+    if KIND != pending::QUERY {
+        return 0;
+    }
+    let Some(budget) = BUDGETS.get_ptr_mut(known.agent) else {
+        return 0;
+    };
+    // SAFETY: a number in a map's value, aligned.
+    let since = unsafe { (&raw const (*budget).asked_since).read_volatile() };
+    if known.published_ns >= since {
+        known.unanswered
+    } else {
+        0
+    }
 }
 
 /// Forgets the origin of a connection that was given up before it was established.
@@ -91,24 +109,30 @@ pub(crate) fn may_ask(agent: u32, length: u32) -> bool {
     }
 }
 
-/// An answer of the resolver's to this port: a query was read, and there is room for another one.
+/// An answer of the resolver's to this port: a query was read, and there is room for another one. Only for one that was
+/// asked, in this period: in a network namespace of its own an agent can make answers of anything.
 #[inline(never)]
 pub(crate) fn answered(entry: &SocketEntry, address: &Address, port: u16) {
     let key = key::<{ pending::QUERY }>(entry.netns, *address, port);
-    if let Some(known) = QUERIES.get_ptr_mut(key) {
-        // SAFETY: numbers in a map's value, aligned. What another processor counts meanwhile may be lost: then
-        // the slot is held for longer.
-        unsafe {
-            let unanswered = &raw mut (*known).unanswered;
-            let count = unanswered.read_volatile();
-            if (*known).agent == entry.agent && count > 0 {
-                unanswered.write_volatile(count - 1);
-            }
-        }
-    }
+    let Some(known) = QUERIES.get_ptr_mut(key) else {
+        return;
+    };
     let Some(budget) = BUDGETS.get_ptr_mut(entry.agent) else {
         return;
     };
+    // SAFETY: numbers in maps' values, aligned. Where another processor counts at the same time, this one does not:
+    // then the slot is held for longer, and the room comes with the next period.
+    let gives_room = unsafe {
+        let unanswered = &raw mut (*known).unanswered;
+        let count = unanswered.read_volatile();
+        (*known).agent == entry.agent
+            && count > 0
+            && exchange_word(unanswered, count, count - 1)
+            && (*known).published_ns >= (&raw const (*budget).asked_since).read_volatile()
+    };
+    if !gives_room {
+        return;
+    }
     // SAFETY: as above.
     let asked = unsafe { &raw mut (*budget).asked };
     let mut tried = 0;

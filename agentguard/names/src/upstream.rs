@@ -59,8 +59,8 @@ pub struct Config {
     pub max_negative_ttl: Duration,
     /// The life of a failure (RFC 9520: at least 1 s).
     pub failure_ttl: Duration,
-    /// Questions under way: those of eight agents that are at their bounds. Beyond, one that is not under way yet
-    /// fails with `limit_reached`.
+    /// Questions under way. Beyond, one that is not under way yet fails with `limit_reached`. A name has two, and a query
+    /// is answered by the first that finds something: who asks for names of silent servers can have more than it has queries.
     pub in_flight: usize,
 }
 

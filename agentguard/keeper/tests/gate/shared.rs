@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use agentguard_common::address::Address;
 use agentguard_common::event::{Event, reason};
@@ -203,6 +205,35 @@ fn who_is_answered_asks_without_end() {
         assert_eq!(answers, 2 * count);
         assert_eq!(full(&world.events(), 1), 0);
         assert!(held(world, "QUERIES", 1) <= pending::slots(pending::QUERY) as usize);
+    });
+}
+
+/// In a network namespace of its own an agent can make answers of anything.
+#[test]
+fn answers_that_were_not_asked_for_give_no_room() {
+    in_world(|world| {
+        let [mut client, _] = two(world);
+        let resolver = udp(&world.listening.v4.resolver_udp);
+        resolver.set_nonblocking(false).unwrap();
+        client.does(ASKS);
+        client.does("one = socket.socket(AF_INET, SOCK_DGRAM)");
+        client.does("one.sendto(b'?', ('192.0.2.53', 53))");
+        let (_, asked) = resolver.recv_from(&mut [0; 16]).unwrap();
+        client.does("q = socket.socket(AF_INET, SOCK_DGRAM)");
+        let over = AtomicBool::new(false);
+        let sent: u64 = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let begun = Instant::now();
+                while !over.load(Ordering::Relaxed) && begun.elapsed() < Duration::from_secs(30) {
+                    resolver.send_to(b"!", asked).unwrap();
+                }
+            });
+            let sent = client.number("asks(q, [b'?' * 60])");
+            over.store(true, Ordering::Relaxed);
+            sent
+        });
+        // Of two periods at most.
+        assert!(sent <= 2 * (pending::ASKED_BYTES / 1024), "{sent}");
     });
 }
 
