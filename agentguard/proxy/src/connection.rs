@@ -5,6 +5,7 @@ mod start;
 mod unread;
 mod way;
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,6 +141,21 @@ pub(crate) async fn refuse<R: Recorder, P: Port>(
         let client = missed.client.as_ref();
         decider.refuse_unseen(client, reason, missed.count).await;
     }
+}
+
+/// Records a connection that the system does not let be carried. It is closed.
+pub(crate) async fn lost<R: Recorder, P: Port>(
+    guard: &Guard<R, P>,
+    origin: &Origin,
+    error: &io::Error,
+) {
+    let message = format!("the connection cannot be carried: {error}");
+    let reason = Reason::new(ReasonCode::Internal, message);
+    let (client, target) = (&origin.client, origin.target());
+    let decided = guard
+        .decider
+        .refuse(client, &target, ActionKind::Connect, reason);
+    decided.await;
 }
 
 impl Origin {

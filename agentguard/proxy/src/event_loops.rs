@@ -3,18 +3,30 @@
 //! A connection stays where it was begun, with all that is spawned for it. Where threads take work from each other, a
 //! request wakes several of them, and what it needs lies in another processor's caches.
 
-use std::future::ready;
+use std::future::pending;
 use std::{io, iter, thread};
 
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{mpsc, oneshot};
+
+/// After how many turns of tasks a loop takes one that comes from elsewhere: a new connection, or what the record has
+/// acknowledged. tokio's 31 would have them wait behind whoever keeps many tasks of one loop busy.
+const FROM_ELSEWHERE: u32 = 4;
+/// After how many it looks at its sockets and timers, and says that it goes on.
+const LOOK_AROUND: u32 = 16;
+/// Threads of a loop for calls that block, at most: what comes beyond waits.
+const BLOCKING: usize = 16;
 
 /// Where connections are carried. What is under way ends when this is dropped.
 pub struct EventLoops {
-    first: Handle,
-    others: Vec<Handle>,
-    /// What each thread waits for: that it is dropped.
-    _over: Vec<oneshot::Sender<()>>,
+    first: EventLoop,
+    others: Vec<EventLoop>,
+}
+
+struct EventLoop {
+    handle: Handle,
+    /// Whoever asks is answered as soon as it looks around. It ends when nobody can ask any more.
+    turns: mpsc::Sender<oneshot::Sender<()>>,
 }
 
 impl EventLoops {
@@ -23,79 +35,101 @@ impl EventLoops {
     /// # Errors
     /// The system makes no thread, or no reactor for it.
     pub fn start(threads: usize, stack: usize) -> io::Result<Self> {
-        let (first, over) = start(stack)?;
-        let mut loops = Self {
+        let first = EventLoop::start(stack)?;
+        let others: io::Result<_> = (1..threads).map(|_| EventLoop::start(stack)).collect();
+        Ok(Self {
             first,
-            others: Vec::new(),
-            _over: vec![over],
-        };
-        for _ in 1..threads {
-            let (other, over) = start(stack)?;
-            loops.others.push(other);
-            loops._over.push(over);
-        }
-        Ok(loops)
+            others: others?,
+        })
     }
 
     /// The caller's own runtime alone.
     #[must_use]
     pub fn here() -> Self {
+        let (turns, asked) = mpsc::channel(1);
+        let handle = Handle::current();
+        handle.spawn(take_turns(asked));
         Self {
-            first: Handle::current(),
+            first: EventLoop { handle, turns },
             others: Vec::new(),
-            _over: Vec::new(),
         }
     }
 
-    /// Ends once each of them has had a turn: one that stands still keeps it waiting.
+    /// Ends once each of them has had a turn: one that stands still, or is gone, keeps it waiting.
     pub(crate) fn turn(&self) -> impl Future<Output = ()> + Send + use<> {
-        let loops = iter::once(&self.first).chain(&self.others);
-        let turns: Vec<_> = loops.map(|it| it.spawn(ready(()))).collect();
-        async {
-            for turn in turns {
-                // Cancelled where it has ended.
-                _ = turn.await;
+        let loops: Vec<_> = self.all().map(|it| it.turns.clone()).collect();
+        async move {
+            for turns in loops {
+                let (says, said) = oneshot::channel();
+                if turns.send(says).await.is_err() || said.await.is_err() {
+                    pending::<()>().await;
+                }
             }
         }
     }
 
-    /// The one that has the fewest tasks.
+    /// The one that has the fewest tasks, of those that are there.
     pub(crate) fn least_busy(&self) -> &Handle {
-        let tasks = |it: &Handle| it.metrics().num_alive_tasks();
-        let mut least = (tasks(&self.first), &self.first);
+        let busy = |it: &EventLoop| (it.turns.is_closed(), it.handle.metrics().num_alive_tasks());
+        let mut least = (busy(&self.first), &self.first);
         for other in &self.others {
-            let busy = tasks(other);
+            let busy = busy(other);
             if busy < least.0 {
                 least = (busy, other);
             }
         }
-        least.1
+        &least.1.handle
+    }
+
+    fn all(&self) -> impl Iterator<Item = &EventLoop> {
+        iter::once(&self.first).chain(&self.others)
     }
 }
 
-/// One, and what it waits for.
-fn start(stack: usize) -> io::Result<(Handle, oneshot::Sender<()>)> {
-    let runtime = Builder::new_current_thread()
+impl EventLoop {
+    fn start(stack: usize) -> io::Result<Self> {
+        let (turns, asked) = mpsc::channel(1);
+        let (says, made) = std::sync::mpsc::channel();
+        let carry = move || match runtime(stack) {
+            Ok(runtime) => {
+                // Who waits for it is there.
+                let _ = says.send(Ok(runtime.handle().clone()));
+                runtime.block_on(take_turns(asked));
+                runtime.shutdown_background();
+            }
+            Err(error) => {
+                let _ = says.send(Err(error));
+            }
+        };
+        thread::Builder::new()
+            .name("event-loop".to_owned())
+            .stack_size(stack)
+            .spawn(carry)?;
+        let handle = made.recv().map_err(io::Error::other)??;
+        Ok(Self { handle, turns })
+    }
+}
+
+fn runtime(stack: usize) -> io::Result<Runtime> {
+    Builder::new_current_thread()
         .enable_all()
+        .global_queue_interval(FROM_ELSEWHERE)
+        .event_interval(LOOK_AROUND)
         .thread_stack_size(stack)
-        .build()?;
-    let handle = runtime.handle().clone();
-    let (over, ends) = oneshot::channel();
-    let turn = move || {
-        // Nothing is said: the other end is dropped.
-        _ = runtime.block_on(ends);
-        runtime.shutdown_background();
-    };
-    thread::Builder::new()
-        .name("event-loop".to_owned())
-        .stack_size(stack)
-        .spawn(turn)?;
-    Ok((handle, over))
+        .max_blocking_threads(BLOCKING)
+        .build()
+}
+
+/// Answers each that asks, until nobody can.
+async fn take_turns(mut asked: mpsc::Receiver<oneshot::Sender<()>>) {
+    while let Some(asks) = asked.recv().await {
+        // It may not wait any more.
+        let _ = asks.send(());
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
     use std::thread::{ThreadId, current};
     use std::time::Duration;
 

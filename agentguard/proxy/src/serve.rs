@@ -69,21 +69,11 @@ pub async fn serve<R: Recorder, P: Port>(
         let cut = cut.clone();
         match (entry, origin) {
             (Entry::Seat(seat), Some(origin)) => {
-                // From the reactor that accepted it to the one that will carry it.
-                let stream = match stream.into_std() {
-                    Ok(stream) => stream,
-                    Err(error) => {
-                        tracing::error!(%error, "a connection cannot be carried");
-                        continue;
-                    }
-                };
                 let carried = async move {
-                    let stream = match TcpStream::from_std(stream) {
+                    // From the reactor that accepted it to the one that carries it.
+                    let stream = match stream.into_std().and_then(TcpStream::from_std) {
                         Ok(stream) => stream,
-                        Err(error) => {
-                            tracing::error!(%error, "a connection cannot be carried");
-                            return;
-                        }
+                        Err(error) => return connection::lost(&guard, &origin, &error).await,
                     };
                     tokio::select! {
                         () = connection::run(guard, stream, origin, seat) => {}

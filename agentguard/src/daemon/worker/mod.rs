@@ -72,6 +72,9 @@ const LOOK: Duration = Duration::from_millis(250);
 const SWEEP: Duration = Duration::from_secs(30);
 /// How often the worker gives back what connections held that have gone.
 const EBB: Duration = Duration::from_secs(5);
+/// How long a thread that carries connections may have no turn before the worker gives no sign of life: longer than
+/// what agents send can keep one at work, so that none of them ends direct flows of the others, or the worker.
+const STANDS_STILL: Duration = Duration::from_secs(20);
 /// How long the keeper may say nothing before `status` says so: it says something each second, and the
 /// gate hears of it that the daemon is there, for five.
 const SILENT: Duration = Duration::from_secs(4);
@@ -190,6 +193,7 @@ async fn serve(
     let mut recording = true;
     // The worker is alive as long as every thread that carries connections is.
     let mut turn = tokio::spawn(upstreams.turn());
+    let mut turned = Instant::now();
     let mut trusted = JoinSet::new();
     let mut heard = Instant::now();
     let drain = loop {
@@ -231,8 +235,11 @@ async fn serve(
                     board.telemetry(telling.status());
                 }
                 if turn.is_finished() {
-                    link.tell(ToKeeper::Alive).await;
                     turn = tokio::spawn(upstreams.turn());
+                    turned = Instant::now();
+                }
+                if turned.elapsed() < STANDS_STILL {
+                    link.tell(ToKeeper::Alive).await;
                 }
                 continue;
             }
