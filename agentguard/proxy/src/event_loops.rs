@@ -166,7 +166,12 @@ mod tests {
         let loops = EventLoops::start(2, STACK).unwrap();
         loops.turn().await;
         let (goes_on, stands) = std::sync::mpsc::channel::<()>();
-        loops.least_busy().spawn(async move { stands.recv() });
+        let (says, begun) = oneshot::channel();
+        loops.least_busy().spawn(async move {
+            says.send(()).unwrap();
+            stands.recv()
+        });
+        begun.await.unwrap();
         let mut turn = std::pin::pin!(loops.turn());
         let waited = timeout(Duration::from_millis(200), turn.as_mut()).await;
         assert!(waited.is_err());

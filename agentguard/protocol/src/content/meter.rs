@@ -9,16 +9,27 @@ pub const WORK: usize = 256 * 1024;
 
 /// How many bytes are taken at once, and what one costs beside what it decodes to: tables are built of
 /// few bytes that decode to none.
-const SLICE: usize = 2 * 1024;
-const COST: usize = 32;
+pub(super) const SLICE: usize = 2 * 1024;
+pub(super) const COST: usize = 32;
 
 /// What became of bytes that were pushed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Pushed {
     /// How many of them were taken.
     pub taken: usize,
-    /// Whether they are all counted.
+    /// Whether they are all counted, or given out.
     pub done: bool,
+}
+
+impl Pushed {
+    /// All of them, at once.
+    #[must_use]
+    pub const fn all(bytes: &[u8]) -> Self {
+        Self {
+            taken: bytes.len(),
+            done: true,
+        }
+    }
 }
 
 /// Measures content as it comes. What it decodes to is counted and dropped.

@@ -15,7 +15,7 @@ mod tests;
 mod zstd;
 
 use std::fmt;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 pub use kept::Beginning;
 pub use meter::{Meter, Pushed, WORK};
@@ -23,6 +23,7 @@ pub use meter::{Meter, Pushed, WORK};
 use deflate::Doubt;
 use http::HeaderMap;
 use http::header;
+use meter::{COST, SLICE};
 
 use crate::media_type::is_text;
 
@@ -214,6 +215,10 @@ struct Layer {
     coding: Coding,
     stage: Stage,
     piece: Box<[u8]>,
+    /// Where in `piece` is what the next one has not taken yet.
+    waits: Range<usize>,
+    /// Whether the next one has more to give of what it has taken.
+    behind: bool,
     /// How many bytes may still come out of it.
     allowed: u64,
     begun: bool,
@@ -230,6 +235,8 @@ impl Layer {
                 Coding::Zstd => Stage::Zstd(zstd::Zstd::default()),
             },
             piece: vec![0; PIECE].into_boxed_slice(),
+            waits: 0..0,
+            behind: false,
             allowed,
             begun: false,
         }
@@ -329,18 +336,47 @@ impl Decoder {
         bytes: &[u8],
         take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Undecodable> {
+        let mut rest = bytes;
+        loop {
+            let pushed = self.push_some(rest, take)?;
+            rest = rest.get(pushed.taken..).unwrap_or_default();
+            if self.stopped {
+                return Ok(ControlFlow::Break(()));
+            }
+            if pushed.done {
+                return Ok(ControlFlow::Continue(()));
+            }
+        }
+    }
+
+    /// The same until [`WORK`] was done. Bytes that were not taken are to be pushed again, also if they are none: where it
+    /// is not done, there is more of what they decode to.
+    ///
+    /// # Errors
+    /// As of [`Decoder::push`].
+    pub fn push_some(
+        &mut self,
+        bytes: &[u8],
+        take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<Pushed, Undecodable> {
         if let Some(failed) = self.failed {
             return Err(failed);
         }
+        let mut pushed = Pushed::all(bytes);
         if self.stopped {
-            return Ok(ControlFlow::Break(()));
+            return Ok(pushed);
         }
-        let run = run(&mut self.layers, bytes, take);
-        match run {
-            Ok(flow) => self.stopped = flow.is_break(),
-            Err(failed) => self.failed = Some(failed),
+        match run(&mut self.layers, bytes, &mut { WORK }, take) {
+            Ok((taken, Run::Paused)) => {
+                pushed = Pushed { taken, done: false };
+            }
+            Ok((_, run)) => self.stopped = run == Run::Broken,
+            Err(failed) => {
+                self.failed = Some(failed);
+                return Err(failed);
+            }
         }
-        run
+        Ok(pushed)
     }
 
     /// Says whether the body was all there. One without a byte is (the answer to HEAD, a 304).
@@ -359,26 +395,56 @@ impl Decoder {
     }
 }
 
-/// Sends bytes through the first layer, and each piece of what comes out through the others.
+/// How sending bytes through layers ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Run {
+    /// All was taken, and has come out.
+    Done,
+    /// Enough was done at once.
+    Paused,
+    /// Who takes the pieces wants no more.
+    Broken,
+}
+
+/// Sends bytes through the first layer, and each piece of what comes out through the others, for as much work as is
+/// `left`. How many were taken, and how it ended.
 fn run(
     layers: &mut [Layer],
-    mut input: &[u8],
+    input: &[u8],
+    left: &mut usize,
     take: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
-) -> Result<ControlFlow<()>, Undecodable> {
+) -> Result<(usize, Run), Undecodable> {
     let Some((layer, others)) = layers.split_first_mut() else {
-        let mut pieces = input.chunks(PIECE);
-        return Ok(pieces.try_for_each(take));
+        // No more than a piece of the layer before, or what nobody has coded.
+        let flow = input.chunks(PIECE).try_for_each(take);
+        let run = if flow.is_break() {
+            Run::Broken
+        } else {
+            Run::Done
+        };
+        return Ok((input.len(), run));
     };
+    let mut taken = 0;
     loop {
-        let step = layer.step(input)?;
-        input = input.get(step.read..).unwrap_or_default();
-        let written = layer.piece.get(..step.written).unwrap_or_default();
-        if !written.is_empty() {
-            if run(others, written, take)?.is_break() {
-                return Ok(ControlFlow::Break(()));
+        if layer.behind || !layer.waits.is_empty() {
+            let waits = layer.piece.get(layer.waits.clone()).unwrap_or_default();
+            let (given, run) = run(others, waits, left, take)?;
+            layer.waits.start += given;
+            layer.behind = run == Run::Paused;
+            if run != Run::Done {
+                return Ok((taken, run));
             }
-        } else if input.is_empty() {
-            return Ok(ControlFlow::Continue(()));
+        }
+        if *left == 0 {
+            return Ok((taken, Run::Paused));
+        }
+        let rest = input.get(taken..).unwrap_or_default();
+        let step = layer.step(rest.get(..SLICE).unwrap_or(rest))?;
+        taken += step.read;
+        *left = left.saturating_sub(step.written + COST * step.read);
+        layer.waits = 0..step.written;
+        if step.written == 0 && taken == input.len() {
+            return Ok((taken, Run::Done));
         }
     }
 }

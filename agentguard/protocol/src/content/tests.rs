@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use proptest::prelude::*;
 use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer};
 
-use super::{Coding, Codings, Decoder, MAX_CODINGS, Meter, NotCodings, PIECE, Undecodable};
+use super::{Coding, Codings, Decoder, MAX_CODINGS, Meter, NotCodings, PIECE, Undecodable, WORK};
 
 const ALL: [Coding; 4] = [Coding::Gzip, Coding::Deflate, Coding::Brotli, Coding::Zstd];
 
@@ -326,6 +326,48 @@ fn who_takes_the_pieces_can_stop_at_each() {
         assert_eq!(decoder.push(b"junk", &mut take), Ok(ControlFlow::Break(())));
         assert_eq!(pieces, 3);
         assert_eq!(decoder.finish(), Ok(()));
+    }
+}
+
+/// What bytes decode to where a decoder pauses, how often it does, and the most that comes out between two pauses.
+fn decode_in_turns(codings: &Codings, coded: &[u8]) -> (Vec<u8>, usize, usize) {
+    let mut decoder = Decoder::new(codings, u64::MAX);
+    let (mut text, mut pauses, mut most) = (Vec::new(), 0, 0);
+    let mut rest = coded;
+    loop {
+        let before = text.len();
+        let pushed = decoder.push_some(rest, &mut |piece| {
+            text.extend_from_slice(piece);
+            ControlFlow::Continue(())
+        });
+        let pushed = pushed.unwrap();
+        most = most.max(text.len() - before);
+        rest = &rest[pushed.taken..];
+        if pushed.done {
+            assert!(rest.is_empty());
+            decoder.finish().unwrap();
+            return (text, pauses, most);
+        }
+        pauses += 1;
+    }
+}
+
+#[test]
+fn a_decoder_pauses_and_goes_on_where_it_was() {
+    let text: Vec<u8> = (0..3_000_000_u32)
+        .map(|n| (n / 70_000 % 251) as u8)
+        .collect();
+    let two = [(Coding::Gzip, Coding::Zstd), (Coding::Brotli, Coding::Gzip)];
+    let two = two.map(|(one, other)| [one, other].into_iter().collect());
+    for codings in ALL.map(only).into_iter().chain(two) {
+        let coded = encode_all(&codings, &text);
+        let (decoded, pauses, most) = decode_in_turns(&codings, &coded);
+        assert!(decoded == text, "{codings:?}");
+        assert!(
+            pauses >= text.len() / (WORK + PIECE),
+            "{codings:?}: {pauses}"
+        );
+        assert!(most <= WORK + PIECE, "{codings:?}: {most}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Calls of language models: the content of one is read before it is decided on.
 
+use std::future::pending;
+
 use agentguard_decision::{Fingerprint, Recorder};
 use agentguard_model::{Demand, Llm, LlmApi, LlmOperation, Provider};
 use agentguard_protocol::llm::{CallReader, Endpoint, NotUnderstood, Retrieved, Route, realtime};
@@ -240,15 +242,18 @@ impl Calling {
         // Ollama's own is JSON for its server whatever its type is, and the examples of its reference are sent as forms.
         let says_form = self.api() != LlmApi::Ollama && says_form(fields);
         let mut as_form = says_form && fields.contains_key(header::CONTENT_ENCODING);
-        let held = Held::read(
+        let held = Held::read_in_turns(
             body,
+            pending(),
             |memory| flow.room(memory),
             |piece| {
-                as_form |= says_form && piece.iter().any(|byte| matches!(byte, b'&' | b';'));
+                let pushed = content.push(piece);
+                let taken = piece.get(..pushed.taken).unwrap_or(piece);
+                as_form |= says_form && taken.iter().any(|byte| matches!(byte, b'&' | b';'));
                 if let Some(print) = &mut print {
-                    print.push(piece);
+                    print.push(taken);
                 }
-                content.push(piece);
+                pushed
             },
         );
         let (held, holding) = match timeout(flow.guard.limits.call, held).await {

@@ -5,10 +5,12 @@ use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
+use agentguard_protocol::content::Pushed;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::task::yield_now;
 
 use crate::decoders::Decoding;
 use crate::http::body::{BodyFailed, Received, add};
@@ -130,10 +132,27 @@ impl Held {
     /// # Errors
     /// Who sends it broke off.
     pub(crate) async fn read_until(
-        mut body: Received,
+        body: Received,
         late: impl Future<Output = ()>,
         room: impl Fn(usize) -> Option<Decoding>,
         mut read: impl FnMut(&[u8]),
+    ) -> Result<(Self, Holding), BodyFailed> {
+        let read = |piece: &[u8]| {
+            read(piece);
+            Pushed::all(piece)
+        };
+        Self::read_in_turns(body, late, room, read).await
+    }
+
+    /// The same, where `read` says how much it has taken of a piece: others have their turn before it gets the rest.
+    ///
+    /// # Errors
+    /// Who sends it broke off.
+    pub(crate) async fn read_in_turns(
+        mut body: Received,
+        late: impl Future<Output = ()>,
+        room: impl Fn(usize) -> Option<Decoding>,
+        mut read: impl FnMut(&[u8]) -> Pushed,
     ) -> Result<(Self, Holding), BodyFailed> {
         let mut held = Self {
             kept: Kept::default(),
@@ -155,7 +174,15 @@ impl Held {
             };
             let kept = match frame?.into_data() {
                 Ok(data) => {
-                    read(&data);
+                    let mut rest = &data[..];
+                    loop {
+                        let pushed = read(rest);
+                        rest = rest.get(pushed.taken..).unwrap_or_default();
+                        if pushed.done {
+                            break;
+                        }
+                        yield_now().await;
+                    }
                     held.kept.push(&data, &room)
                 }
                 Err(frame) => {
@@ -237,5 +264,73 @@ impl Body for Held {
         let mut hint = rest.map_or_else(|| SizeHint::with_exact(0), |rest| rest.size_hint());
         add(&mut hint, self.kept.size());
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::io::Write as _;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use agentguard_model::AgentId;
+    use agentguard_protocol::content::{PIECE, WORK};
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use http::{HeaderValue, header};
+
+    use super::*;
+    use crate::decoders::Decoders;
+    use crate::http::unpacked::{Reads, Unpacked};
+
+    const BOMB: usize = 64 << 20;
+
+    struct Counts(usize);
+
+    impl Reads for Counts {
+        type Fault = Infallible;
+
+        fn push(&mut self, bytes: &[u8]) -> Result<(), Infallible> {
+            self.0 += bytes.len();
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_while_few_bytes_come_to_very_many() {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&vec![0; BOMB]).unwrap();
+        let bomb = encoder.finish().unwrap();
+        let coding = HeaderValue::from_static("gzip");
+        let fields = HeaderMap::from_iter([(header::CONTENT_ENCODING, coding)]);
+        let decoders = Arc::<Decoders>::default();
+        let room = |memory| decoders.take(AgentId(1), memory);
+        let mut kept = Kept::default();
+        kept.push(&bomb, room).unwrap();
+        let body = Received::Held(Held {
+            kept,
+            trailers: None,
+            rest: None,
+        });
+        let mut content = Unpacked::new(Counts(0), &fields, room);
+        let turns = Arc::<AtomicUsize>::default();
+        let others = Arc::clone(&turns);
+        let other = tokio::spawn(async move {
+            loop {
+                others.fetch_add(1, Ordering::Relaxed);
+                yield_now().await;
+            }
+        });
+        let held = Held::read_in_turns(body, pending(), room, |piece| content.push(piece)).await;
+        other.abort();
+        let Ok((held, Holding::Whole)) = held else {
+            panic!("it is not held");
+        };
+        assert_eq!(held.size(), bomb.len());
+        assert_eq!(content.decoded, BOMB as u64);
+        assert_eq!(content.finish().unwrap().0, BOMB);
+        let turns = turns.load(Ordering::Relaxed);
+        assert!(turns >= BOMB / (WORK + PIECE), "{turns}");
     }
 }

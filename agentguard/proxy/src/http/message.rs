@@ -1,5 +1,6 @@
 //! Messages to servers of tools: the content of one is read before it is decided on.
 
+use std::future::pending;
 use std::sync::Arc;
 
 use agentguard_decision::{Asked, Listing, Pinning, Recorder, ToolServer};
@@ -100,8 +101,8 @@ pub(super) async fn content<T: Keeps, R: Recorder, P: Port>(
     let mut content = Unpacked::new(reader, fields, room);
     // For what is kept of it while it is read.
     let mut rooms = Vec::new();
-    let held = Held::read(body, room, |piece| {
-        content.push(piece);
+    let held = Held::read_in_turns(body, pending(), room, |piece| {
+        let pushed = content.push(piece);
         while content.fault.is_none() && rooms.len() < content.reader.used().div_ceil(ROOM) {
             match room(ROOM) {
                 Some(more) => rooms.push(more),
@@ -111,6 +112,7 @@ pub(super) async fn content<T: Keeps, R: Recorder, P: Port>(
                 }
             }
         }
+        pushed
     });
     let (held, holding) = match timeout(flow.guard.limits.call, held).await {
         Ok(held) => held.map_err(Unread::Broken)?,

@@ -64,7 +64,14 @@ impl<F: Fn(usize) -> Option<Decoding> + Send + Sync> Says for Coded<'_, F> {
         let coded = self.kept.pieces().flat_map(|piece| piece.chunks(AT_ONCE));
         Box::new(coded.map_while(move |coded| {
             let _ = &for_piece;
-            unpacked.push(coded);
+            let mut rest = coded;
+            loop {
+                let pushed = unpacked.push(rest);
+                rest = rest.get(pushed.taken..).unwrap_or_default();
+                if pushed.done {
+                    break;
+                }
+            }
             let piece = std::mem::take(&mut unpacked.reader.0);
             // What cannot be decoded has no end, and is not counted.
             unpacked.fault.is_none().then_some(Cow::Owned(piece))

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::ops::ControlFlow;
 
-use agentguard_protocol::content::{Codings, Decoder};
+use agentguard_protocol::content::{Codings, Decoder, Pushed};
 use http::HeaderMap;
 
 use crate::decoders::Decoding;
@@ -55,10 +55,11 @@ impl<T: Reads> Unpacked<T> {
         }
     }
 
-    /// Reads on.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    /// Reads on, as much as is done at a time: others have their turn before it is called again with what was not taken.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Pushed {
+        let all = Pushed::all(bytes);
         if self.fault.is_some() {
-            return;
+            return all;
         }
         let (reader, decoded) = (&mut self.reader, &mut self.decoded);
         let mut fault: Option<String> = None;
@@ -73,11 +74,16 @@ impl<T: Reads> Unpacked<T> {
         let pushed = match &mut self.decoder {
             None => {
                 let _ = read(bytes);
-                Ok(())
+                Ok(all)
             }
-            Some((decoder, _)) => decoder.push(bytes, &mut read).map(|_| ()),
+            Some((decoder, _)) => decoder.push_some(bytes, &mut read),
         };
-        self.fault = pushed.err().map(|why| why.to_string()).or(fault);
+        let (pushed, undecodable) = match pushed {
+            Ok(pushed) => (pushed, None),
+            Err(why) => (all, Some(why.to_string())),
+        };
+        self.fault = undecodable.or(fault);
+        pushed
     }
 
     /// Who has read all of it.
