@@ -31,6 +31,7 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use quick_cache::sync::Cache;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
@@ -162,6 +163,8 @@ pub struct Upstream {
 
 struct Inner {
     config: Config,
+    /// Where questions are asked: whoever asks first may be busy with something else.
+    runtime: Handle,
     servers: Vec<(SocketAddr, TokioResolver)>,
     /// The server that answered last.
     preferred: AtomicUsize,
@@ -179,10 +182,13 @@ impl std::fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    /// Sets up the resolvers; asks nothing yet.
+    /// Sets up the resolvers; asks nothing yet. What is asked is asked on the runtime that calls this.
     ///
     /// # Errors
     /// See [`SetupError`].
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub fn new(config: Config) -> Result<Self, SetupError> {
         let servers = config
             .servers
@@ -195,6 +201,7 @@ impl Upstream {
         }
         Ok(Self {
             inner: Arc::new(Inner {
+                runtime: Handle::current(),
                 servers,
                 preferred: AtomicUsize::new(0),
                 cache: Cache::new(config.cache_entries),
@@ -245,7 +252,7 @@ impl Upstream {
         let (landed, flight) = watch::channel(None);
         flights.insert(key.clone(), flight.clone());
         let this = self.clone();
-        tokio::spawn(async move {
+        self.inner.runtime.spawn(async move {
             let _permit = permit;
             // Removes the flight also if asking panics.
             let landing = Landing {
