@@ -7,6 +7,7 @@ mod dns;
 mod gate;
 mod inspection;
 mod proxy;
+mod reach;
 mod run;
 mod scale;
 mod simulate;

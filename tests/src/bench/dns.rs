@@ -10,8 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::proxy::{cpu, guard_pids};
+use super::proxy::cpu;
 use super::sample;
+use super::taken::processes;
 use crate::{Guard, Origin, Process, World, address, wait_until};
 
 const POLICY: &str = "
@@ -103,7 +104,7 @@ fn site(number: usize) -> String {
 fn rounds(world: &World, guard: &Guard<'_>, unbound: &Process, case: Case) -> Result<()> {
     let ask = |resolver| {
         let pids = match resolver {
-            Resolver::Guard => guard_pids(guard)?,
+            Resolver::Guard => processes(guard)?.to_vec(),
             Resolver::Unbound => vec![unbound.id()],
         };
         let before = cpu(&pids)?;

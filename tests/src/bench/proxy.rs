@@ -9,7 +9,6 @@ mod fresh;
 mod idle;
 mod load;
 pub(super) mod peers;
-mod reach;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,9 +18,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::sample;
+use super::taken::{anonymous, processes, resident};
 use crate::{Guard, Origin, World, address};
 use load::{Load, Measured};
 use peers::{Peer, Peers};
@@ -454,7 +454,7 @@ impl Bench<'_> {
         };
         let pids = match subject {
             Subject::Unguarded => Vec::new(),
-            Subject::Guard => self.guard_pids()?,
+            Subject::Guard => processes(&self.guard)?.to_vec(),
             Subject::Peer(peer) => self.peers.pids(peer)?,
         };
         let log = self.world.directory().join("load.log");
@@ -484,47 +484,17 @@ impl Bench<'_> {
         Ok((measured, (!pids.is_empty()).then_some(took)))
     }
 
-    fn guard_pids(&self) -> Result<Vec<u32>> {
-        guard_pids(&self.guard)
-    }
-
     /// What the guard's processes hold in memory, and how much of that is their own.
     fn memory(&self, case: &str) -> Result<()> {
-        for (metric, field) in [("resident", RESIDENT), ("resident_anonymous", ANONYMOUS)] {
-            let mut kib = 0.0;
-            for pid in self.guard_pids()? {
-                kib += held(pid, field)?;
-            }
-            sample(case, "agentguard", metric, "kib", kib);
-        }
+        let [keeper, worker] = processes(&self.guard)?;
+        let tell = |metric, kib| sample(case, "agentguard", metric, "kib", kib);
+        tell("resident", resident(keeper)? + resident(worker)?);
+        tell(
+            "resident_anonymous",
+            anonymous(keeper)? + anonymous(worker)?,
+        );
         Ok(())
     }
-}
-
-/// The processes of a guard: the keeper and its worker.
-pub(super) fn guard_pids(guard: &Guard<'_>) -> Result<Vec<u32>> {
-    Ok(vec![guard.id()?, worker(guard)?])
-}
-
-fn worker(guard: &Guard<'_>) -> Result<u32> {
-    let status = guard.cli().args(["status", "-o", "json"]).run()?;
-    let status: Value = serde_json::from_str(&status.success()?.stdout)?;
-    let worker = status.get("worker_pid").and_then(Value::as_u64);
-    Ok(u32::try_from(worker.context("no worker")?)?)
-}
-
-/// What a process holds in memory, and how much of that is its own and no file's, such as the program's (proc_pid_status(5)).
-const RESIDENT: &str = "VmRSS:";
-const ANONYMOUS: &str = "RssAnon:";
-
-/// One of these, in KiB.
-fn held(pid: u32, field: &str) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let value = status.lines().find_map(|line| {
-        let value = line.strip_prefix(field)?;
-        value.trim().strip_suffix(" kB")?.parse::<f64>().ok()
-    });
-    value.with_context(|| format!("no {field}"))
 }
 
 /// Prints what was measured of a subject. `direct`: the same of nobody between.

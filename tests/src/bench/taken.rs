@@ -27,6 +27,11 @@ pub(super) fn anonymous(pid: u32) -> Result<f64> {
     field(pid, "RssAnon:")
 }
 
+/// What a process holds in memory, with what it has of files, in KiB.
+pub(super) fn resident(pid: u32) -> Result<f64> {
+    field(pid, "VmRSS:")
+}
+
 /// How many threads it has.
 pub(super) fn threads(pid: u32) -> Result<f64> {
     field(pid, "Threads:")

@@ -17,7 +17,7 @@ use tokio::sync::Barrier;
 use tokio_rustls::TlsAcceptor;
 
 use super::fresh::head;
-use super::reach::{Reach, To};
+use crate::bench::reach::{Reach, To};
 
 /// The key of each handshake, and what it is answered with: the example of RFC 6455, 1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";

@@ -11,7 +11,7 @@ use rustls::HandshakeKind;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::reach::{Reach, To};
+use crate::bench::reach::{Reach, To};
 
 /// What it asks for.
 #[derive(Clone, Debug, Args)]

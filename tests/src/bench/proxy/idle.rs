@@ -12,9 +12,10 @@ use tokio_rustls::client::TlsStream;
 
 use super::fresh::{head, is_whole};
 use super::peers::{Peer, Peers};
-use super::reach::{Reach, To};
-use super::{ANONYMOUS, FEW, SITE, Subject, guard, held, worker};
+use super::{FEW, SITE, Subject, guard};
+use crate::bench::reach::{Reach, To};
 use crate::bench::sample;
+use crate::bench::taken::{anonymous, processes};
 use crate::{Guard, Invocation, World, wait_until};
 
 /// Its name among the cases.
@@ -52,7 +53,7 @@ pub(super) fn measure(
             let bytes = match subject {
                 Subject::Guard => {
                     let guard = guard(world, super::SMALL)?;
-                    let pid = worker(&guard)?;
+                    let [_, pid] = processes(&guard)?;
                     held_by(world, Some(&guard), pid)?
                 }
                 Subject::Peer(Peer::Haproxy) => {
@@ -122,9 +123,9 @@ fn hold<T>(
 /// What a process holds, in KiB, once that does not change.
 fn at_rest(pid: u32) -> Result<f64> {
     let began = Instant::now();
-    let (mut kib, mut since) = (held(pid, ANONYMOUS)?, Instant::now());
+    let (mut kib, mut since) = (anonymous(pid)?, Instant::now());
     wait_until("memory at rest", RESTLESS + REST, || {
-        let now = match held(pid, ANONYMOUS) {
+        let now = match anonymous(pid) {
             Ok(now) => now,
             Err(error) => return Some(Err(error)),
         };

@@ -9,7 +9,6 @@
 //! | `dial N S` | opens so many connections, one after the other, each for one request, spread over so many seconds |
 //! | `end` | ends |
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,18 +16,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::net::unix::pipe;
-use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::bench::reach::{Reach, To};
 
 /// Connections that are opened at once.
 const AT_ONCE: usize = 64;
@@ -42,18 +39,12 @@ const ORDER: Duration = Duration::from_secs(120);
 /// Whom it asks.
 #[derive(Clone, Debug, Args)]
 pub struct Asked {
-    /// The site
-    site: String,
+    #[command(flatten)]
+    to: To,
     /// The path there
     path: String,
     /// The file that orders come from
     orders: PathBuf,
-    /// Whom it trusts; what the variable `SSL_CERT_FILE` names if absent
-    #[arg(long)]
-    ca: Option<PathBuf>,
-    /// Where it connects to; where the site's name leads if absent
-    #[arg(long)]
-    to: Option<SocketAddr>,
 }
 
 /// Does what it is told.
@@ -92,49 +83,24 @@ async fn obey(asked: &Asked) -> Result<()> {
 
 /// Where requests go.
 struct Site {
-    connector: TlsConnector,
-    name: ServerName<'static>,
-    to: SocketAddr,
+    reach: Reach,
     request: String,
 }
 
 impl Site {
     async fn of(asked: &Asked) -> Result<Self> {
-        let mut roots = RootCertStore::empty();
-        let named = || std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-        let ca = asked.ca.clone().or_else(named);
-        let ca = ca.context("nobody says whom to trust")?;
-        for certificate in CertificateDer::pem_file_iter(ca)? {
-            roots.add(certificate?)?;
-        }
-        let config = ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let to = match asked.to {
-            Some(to) => to,
-            None => {
-                let mut found = lookup_host((asked.site.as_str(), 443)).await?;
-                found.find(SocketAddr::is_ipv4).context("no address")?
-            }
-        };
         Ok(Self {
-            connector: TlsConnector::from(Arc::new(config)),
-            name: ServerName::try_from(asked.site.clone())?,
-            to,
+            reach: asked.to.reach().await?,
             request: format!(
                 "GET {} HTTP/1.1\r\nHost: {}\r\n\r\n",
-                asked.path, asked.site
+                asked.path, asked.to.site
             ),
         })
     }
 
     async fn open(&self) -> Result<Connection> {
-        let opened = async {
-            let stream = TcpStream::connect(self.to).await?;
-            stream.set_nodelay(true)?;
-            self.connector.connect(self.name.clone(), stream).await
-        };
-        let stream = timeout(LIMIT, opened).await.context("no connection")??;
+        let opened = timeout(LIMIT, self.reach.connect()).await;
+        let stream = opened.context("no connection")??;
         Ok(Connection { stream })
     }
 }
