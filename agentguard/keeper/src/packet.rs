@@ -15,6 +15,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -76,6 +77,9 @@ impl From<Errno> for PacketError {
 #[derive(Debug)]
 pub struct Packet {
     socket: OwnedFd,
+    /// Where the next packet goes: [`MAX_BYTES`], of which the kernel gives what is used. Empty before the first one, and
+    /// while somebody waits for one: who waits beside makes one, too.
+    room: Mutex<Vec<u8>>,
 }
 
 /// Who is at the other end, as the kernel says: the process that called `connect`, with the
@@ -171,12 +175,28 @@ impl Packet {
     /// # Errors
     /// As [`Packet::recv`].
     pub fn recv_said<T: DeserializeOwned>(&self) -> Result<Option<Said<T>>, PacketError> {
-        let mut bytes = vec![0; MAX_BYTES];
-        let received = match receive(self.socket.as_fd(), &mut bytes) {
+        let mut bytes = std::mem::take(&mut *self.room());
+        if bytes.is_empty() {
+            bytes = vec![0; MAX_BYTES];
+        }
+        let said = self.recv_into(&mut bytes);
+        *self.room() = bytes;
+        said
+    }
+
+    fn room(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recv_into<T: DeserializeOwned>(
+        &self,
+        bytes: &mut [u8],
+    ) -> Result<Option<Said<T>>, PacketError> {
+        let received = match receive(self.socket.as_fd(), bytes) {
             // The peer closed and left packets of ours unread. That is told once, and before the
             // packets that it sent; these are still there.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                receive(self.socket.as_fd(), &mut bytes)
+                receive(self.socket.as_fd(), bytes)
             }
             result => result,
         }
@@ -391,7 +411,10 @@ impl Plain for libc::c_int {}
 /// For a socket that was inherited or received. It must be a unix `SOCK_SEQPACKET`.
 impl From<OwnedFd> for Packet {
     fn from(socket: OwnedFd) -> Self {
-        Self { socket }
+        Self {
+            socket,
+            room: Mutex::default(),
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use agentguard_model::{AgentId, HostName, Reason, ReasonCode};
 use agentguard_proxy::{Leaf, Subject};
 use tokio::sync::{mpsc, oneshot};
 
+use super::published::{Addresses, Published};
+
 /// Messages on their way to the keeper. When they are so many, whoever asks waits.
 const ASKED: usize = 1024;
 /// Messages from the keeper that were not looked at. When they are so many, the keeper waits.
@@ -28,6 +30,7 @@ pub(super) type Message = (ToWorker, Vec<OwnedFd>);
 pub(super) struct Link {
     asked: mpsc::Sender<ToKeeper>,
     waiting: Arc<Waiting>,
+    published: Arc<Published>,
 }
 
 /// What became of a request: done, with what was asked for, or why it was refused.
@@ -92,6 +95,7 @@ impl Link {
         let link = Self {
             asked,
             waiting: Arc::default(),
+            published: Arc::default(),
         };
         Ok((link, told))
     }
@@ -107,20 +111,32 @@ impl Link {
         let _ = self.asked.try_send(message);
     }
 
-    /// Says something from a thread that may wait.
-    pub(super) fn tell_now(&self, message: ToKeeper) {
-        let _ = self.asked.blocking_send(message);
+    /// Has an address forgotten that is about to be given to another name, from a thread that may wait.
+    pub(super) fn retire(&self, address: IpAddr) {
+        self.published.forget();
+        let _ = self.asked.blocking_send(ToKeeper::Retire { address });
     }
 
-    /// Has addresses published, and waits until the kernel knows.
+    /// The keeper has another policy, and what was published is as that says.
+    pub(super) fn renewed(&self) {
+        self.published.forget();
+    }
+
+    /// Has addresses published, and waits until the kernel knows, unless it knows already.
     pub(super) async fn publish(
         &self,
         agent: AgentId,
         name: &HostName,
-        virtual_addresses: Vec<IpAddr>,
-        real: Vec<IpAddr>,
+        addresses: Addresses,
         ttl: Duration,
     ) -> Result<(), Reason> {
+        let Some(epoch) = self.published.lacks(agent, name, &addresses) else {
+            return Ok(());
+        };
+        let Addresses {
+            virtual_addresses,
+            real,
+        } = addresses.clone();
         let asked = self.ask(|request| ToKeeper::Publish {
             request,
             agent,
@@ -130,7 +146,10 @@ impl Link {
             ttl,
         });
         match asked.await {
-            Some(Ok(_)) => Ok(()),
+            Some(Ok(_)) => {
+                self.published.learn(epoch, agent, name, addresses);
+                Ok(())
+            }
             Some(Err(why)) => Err(internal(format!(
                 "The keeper does not publish {name}: {why}."
             ))),

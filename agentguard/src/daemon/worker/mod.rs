@@ -18,6 +18,7 @@ mod local;
 mod names;
 mod pins;
 mod proxy;
+mod published;
 mod real_names;
 mod resources;
 mod sequences;
@@ -256,6 +257,7 @@ async fn serve(
             }
             ToWorker::RunEnded { run } => directory.run_ended(run),
             ToWorker::Policy { generation } => {
+                link.renewed();
                 let file = descriptors
                     .into_iter()
                     .next()
@@ -499,9 +501,7 @@ fn open_names(start: &Start, link: &Link, board: &Arc<Board>) -> anyhow::Result<
             return true;
         }
         tracing::info!(%name, v4 = %pair.v4, "a virtual address is given to another name");
-        link.tell_now(ToKeeper::Retire {
-            address: pair.v4.into(),
-        });
+        link.retire(pair.v4.into());
         false
     }));
     let path = start.state_dir.join("names/virtual-addresses.redb");

@@ -13,6 +13,7 @@ use agentguard_proxy::Shared;
 
 use super::gate::Gate;
 use super::link::Link;
+use super::published;
 use super::real_names::RealNames;
 
 /// The gate's clients, the policy, the record, the keeper, and who is reached through a proxy.
@@ -127,14 +128,12 @@ impl Port for NamesPort {
             self.real_names
                 .answered(agent, name, &addresses.real, addresses.ttl);
         }
+        let published = published::Addresses {
+            virtual_addresses,
+            real: addresses.real.clone(),
+        };
         self.link
-            .publish(
-                agent,
-                name,
-                virtual_addresses,
-                addresses.real.clone(),
-                addresses.ttl,
-            )
+            .publish(agent, name, published, addresses.ttl)
             .await
     }
 
