@@ -9,6 +9,7 @@ mod fresh;
 mod idle;
 mod load;
 pub(super) mod peers;
+mod posts;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -25,6 +26,7 @@ use super::taken::{anonymous, processes, resident};
 use crate::{Guard, Origin, World, address};
 use load::{Load, Measured};
 use peers::{Peer, Peers};
+use posts::{DECODED, KEPT, Otherwise};
 
 pub use echo::{Echo, Echoes, echo, echoes};
 pub use fresh::{Fresh, fresh};
@@ -51,10 +53,31 @@ const ALLOWED: &str = "
     handling: inspect
 ";
 
-/// A policy of so many rules. Those before the last three are of eight kinds in turns, one of which is about other paths of
-/// the site that is asked for.
-fn policy(rules: usize) -> String {
-    let mut text = "version: 1\nagents: [{ name: coder }]\nrules:\n".to_owned();
+/// What a guard decides by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Policy {
+    /// So many rules.
+    Rules(usize),
+    /// A small one, for requests whose content is looked at or not.
+    Posts,
+}
+
+/// The small one of most cases.
+const FEW_RULES: Policy = Policy::Rules(SMALL);
+
+impl Policy {
+    fn text(self) -> String {
+        match self {
+            Self::Rules(rules) => policy(rules, "", ALLOWED),
+            Self::Posts => policy(SMALL, posts::PROVIDERS, posts::ALLOWED),
+        }
+    }
+}
+
+/// A policy of so many rules, the last three of which are given. Those before are of eight kinds in turns, one of which is
+/// about other paths of the site that is asked for.
+fn policy(rules: usize, providers: &str, allowed: &str) -> String {
+    let mut text = format!("version: 1\nagents: [{{ name: coder }}]\n{providers}rules:\n");
     for n in 0..rules.saturating_sub(3) {
         let (what, action) = match n % 8 {
             0 => (format!("host: [a{n}.example.com], method: [GET]"), "allow"),
@@ -78,7 +101,7 @@ fn policy(rules: usize) -> String {
             "  - {{ id: r{n}, match: {{ {what} }}, action: {action} }}"
         );
     }
-    text + ALLOWED.trim_start_matches('\n')
+    text + allowed.trim_start_matches('\n')
 }
 
 /// What is measured.
@@ -112,7 +135,7 @@ impl Which {
         let named = |peer: Peer| self.peers.iter().any(|name| name == peer.name());
         let subjects = subjects.iter().filter(|subject| match subject {
             Subject::Peer(peer) => self.peers.is_empty() || named(*peer),
-            Subject::Unguarded | Subject::Guard => true,
+            Subject::Unguarded | Subject::Guard | Subject::Otherwise(_) => true,
         });
         subjects.copied().collect()
     }
@@ -127,12 +150,17 @@ const GONE: i32 = 3;
 /// How long one client may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
+/// What the guard's figures go by.
+const OURS: &str = "agentguard";
+
 /// Through whom a load goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Subject {
     /// Nobody: what client and origin can do.
     Unguarded,
     Guard,
+    /// The guard, which does with the same load what it does elsewhere.
+    Otherwise(&'static Otherwise),
     Peer(Peer),
 }
 
@@ -140,7 +168,7 @@ impl Subject {
     const fn name(self) -> &'static str {
         match self {
             Self::Unguarded => "unguarded",
-            Self::Guard => "agentguard",
+            Self::Guard | Self::Otherwise(_) => OURS,
             Self::Peer(peer) => peer.name(),
         }
     }
@@ -154,8 +182,7 @@ struct Case {
     subjects: &'static [Subject],
     /// How often it is measured at most.
     most: usize,
-    /// How many rules the policy has.
-    rules: usize,
+    policy: Policy,
 }
 
 impl Case {
@@ -166,7 +193,7 @@ impl Case {
             load,
             subjects,
             most: usize::MAX,
-            rules: SMALL,
+            policy: FEW_RULES,
         }
     }
 
@@ -178,8 +205,26 @@ impl Case {
         Self { most: FEW, ..self }
     }
 
-    const fn rules(self, rules: usize) -> Self {
-        Self { rules, ..self }
+    const fn policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// Cases and subjects as which a subject's figures are told: its own; and where the guard does otherwise, beside all that
+    /// the load went through, and beside itself.
+    fn told(&self, subject: Subject) -> Vec<(&'static str, &'static str)> {
+        let otherwise = self.subjects.iter().filter_map(|subject| match subject {
+            Subject::Otherwise(otherwise) => Some(*otherwise),
+            _ => None,
+        });
+        let mut told = match subject {
+            Subject::Otherwise(it) => return vec![(it.case, OURS), (it.question, OURS)],
+            _ => vec![(self.name, subject.name())],
+        };
+        told.extend(otherwise.map(|it| match subject {
+            Subject::Guard => (it.question, it.without),
+            _ => (it.case, subject.name()),
+        }));
+        told
     }
 }
 
@@ -225,6 +270,15 @@ const WEBSOCKET: &[Subject] = &[
     Subject::Unguarded,
     Subject::Guard,
     Subject::Peer(Peer::HaproxySockets),
+];
+
+/// Where content is looked at or not.
+const POSTING: &[Subject] = &[
+    Subject::Unguarded,
+    Subject::Guard,
+    Subject::Otherwise(&DECODED),
+    Subject::Otherwise(&KEPT),
+    Subject::Peer(Peer::Haproxy),
 ];
 
 /// All that carry bytes.
@@ -291,14 +345,15 @@ const CASES: &[Case] = &[
         BESIDE_HAPROXY,
     )
     .few()
-    .rules(1_000),
+    .policy(Policy::Rules(1_000)),
     Case::new(
         "inspect-h1-rules-10000",
         Load::requests("/1k", 4_500).connections(32),
         BESIDE_HAPROXY,
     )
     .few()
-    .rules(10_000),
+    .policy(Policy::Rules(10_000)),
+    Case::new("post", Load::call(4_500).connections(32), POSTING).policy(Policy::Posts),
     Case::new(
         "websocket",
         Load::requests("/1k", 9_600).connections(32).echo(),
@@ -308,6 +363,14 @@ const CASES: &[Case] = &[
     Case::new(
         "splice",
         Load::requests("/100m", 20).connections(1),
+        SPLICING,
+    )
+    .at(RAW),
+    // Of such a connection one thing is decided and recorded, and nothing is read: what requests cost where they are none of
+    // the guard's.
+    Case::new(
+        "splice-h1",
+        Load::requests("/1k", 4_500).connections(32),
         SPLICING,
     )
     .at(RAW),
@@ -341,7 +404,7 @@ pub fn proxy(which: &Which) -> Result<()> {
     let subjects = subjects.flat_map(|case| which.subjects(case));
     let peers = subjects.filter_map(|subject| match subject {
         Subject::Peer(peer) => Some(peer),
-        Subject::Unguarded | Subject::Guard => None,
+        Subject::Unguarded | Subject::Guard | Subject::Otherwise(_) => None,
     });
     let peers: Vec<Peer> = peers.collect();
     open_many()?;
@@ -350,7 +413,9 @@ pub fn proxy(which: &Which) -> Result<()> {
             Origin::at(&address::origin(0x10))
                 .leave(443)
                 .site(SITE)
-                .site(RAW),
+                .site(RAW)
+                .site(DECODED.site)
+                .site(KEPT.site),
         )
         .origin(Origin::at(&address::origin(0x11)).leave(443).site(SOCKETS))
         .start()?;
@@ -370,26 +435,29 @@ fn open_many() -> Result<()> {
     setrlimit(Resource::Nofile, most).context("cannot raise the limit of open files")
 }
 
-/// One guard after the other, each with a policy of as many rules as its cases ask for.
+/// One guard after the other, each with the policy that its cases ask for.
 fn measure(world: &World, peers: &mut Peers, which: &Which) -> Result<()> {
     if which.has_named(idle::CASE) {
         idle::measure(world, peers, which.rounds, &which.of(IDLE))?;
     }
     let asked: Vec<&Case> = CASES.iter().filter(|case| which.has(case)).collect();
-    let mut sizes: Vec<usize> = asked.iter().map(|case| case.rules).collect();
-    sizes.sort_unstable();
-    sizes.dedup();
-    for rules in sizes {
+    let mut policies: Vec<Policy> = Vec::new();
+    for case in &asked {
+        if !policies.contains(&case.policy) {
+            policies.push(case.policy);
+        }
+    }
+    for policy in policies {
         let bench = Bench {
             world,
             peers,
-            guard: guard(world, rules)?,
+            guard: guard(world, policy)?,
         };
-        let small = rules == SMALL;
+        let small = policy == FEW_RULES;
         if small {
             bench.memory("idle")?;
         }
-        for case in asked.iter().filter(|case| case.rules == rules) {
+        for case in asked.iter().filter(|case| case.policy == policy) {
             bench.case(case, which)?;
         }
         if small {
@@ -399,11 +467,12 @@ fn measure(world: &World, peers: &mut Peers, which: &Which) -> Result<()> {
     Ok(())
 }
 
-fn guard(world: &World, rules: usize) -> Result<Guard<'_>> {
-    let upstreams = json!([{ "host": [SITE, SOCKETS], "ca": world.ca_file() }]);
+fn guard(world: &World, policy: Policy) -> Result<Guard<'_>> {
+    let sites = [SITE, SOCKETS, DECODED.site, KEPT.site];
+    let upstreams = json!([{ "host": sites, "ca": world.ca_file() }]);
     // All runs are one agent's, and no share of the record is to end one.
     let share = json!({ "per_second": 100_000, "at_once": 1_000_000, "mib_per_day": 10_240 });
-    let guard = world.guard().policy(&policy(rules));
+    let guard = world.guard().policy(&policy.text());
     let guard = guard.setting("upstreams", upstreams);
     let guard = guard.setting("record", json!({ "agent_share": share }));
     guard.start()
@@ -418,9 +487,14 @@ struct Bench<'w> {
 impl Bench<'_> {
     fn case(&self, case: &Case, which: &Which) -> Result<()> {
         let mut subjects = which.subjects(case);
+        let before = posts::left_out(&self.guard)?;
+        let mut kept = 0.0;
         // The first requests of each fill what is kept for later ones.
         for subject in &subjects {
-            self.run(case, *subject, &case.load.short())?;
+            let (measured, _) = self.run(case, *subject, &case.load.short())?;
+            if *subject == Subject::Otherwise(&KEPT) {
+                kept += measured.requests;
+            }
         }
         for _ in 0..which.rounds.min(case.most) {
             subjects.rotate_left(1);
@@ -435,8 +509,18 @@ impl Bench<'_> {
             }
             let direct = direct.context("nothing went directly")?;
             for (subject, measured, cpu) in figures {
-                tell(case, subject, (measured, cpu), direct);
+                if subject == Subject::Otherwise(&KEPT) {
+                    kept += measured.requests;
+                }
+                for (name, subject) in case.told(subject) {
+                    tell(name, subject, (measured, cpu), direct);
+                }
             }
+        }
+        if kept > 0.0 {
+            let left_out = posts::left_out(&self.guard)? - before;
+            let percent = 100.0 * left_out / kept;
+            sample(KEPT.case, OURS, "contents_left_out", "percent", percent);
         }
         Ok(())
     }
@@ -454,19 +538,24 @@ impl Bench<'_> {
         };
         let pids = match subject {
             Subject::Unguarded => Vec::new(),
-            Subject::Guard => processes(&self.guard)?.to_vec(),
+            Subject::Guard | Subject::Otherwise(_) => processes(&self.guard)?.to_vec(),
             Subject::Peer(peer) => self.peers.pids(peer)?,
         };
         let log = self.world.directory().join("load.log");
         let to = match subject {
             Subject::Peer(peer) => Some(peer.address()),
-            Subject::Unguarded | Subject::Guard => None,
+            Subject::Unguarded | Subject::Guard | Subject::Otherwise(_) => None,
         };
         // What runs under the guard is told whom to trust.
-        let ca = (subject != Subject::Guard).then(|| self.world.ca_file());
-        let words = load.words(case.site, (to, ca), &log)?;
+        let guarded = matches!(subject, Subject::Guard | Subject::Otherwise(_));
+        let ca = (!guarded).then(|| self.world.ca_file());
+        let site = match subject {
+            Subject::Otherwise(otherwise) => otherwise.site,
+            _ => case.site,
+        };
+        let words = load.words(site, (to, ca), &log)?;
         let call = match subject {
-            Subject::Guard => {
+            Subject::Guard | Subject::Otherwise(_) => {
                 let run = ["run", "--agent", "coder", "--"];
                 self.guard.cli().args(run).args(words)
             }
@@ -499,12 +588,12 @@ impl Bench<'_> {
 
 /// Prints what was measured of a subject. `direct`: the same of nobody between.
 fn tell(
-    case: &Case,
-    subject: Subject,
+    case: &str,
+    subject: &str,
     (measured, cpu): (Measured, Option<Duration>),
     direct: Measured,
 ) {
-    let told = |metric, unit, value| sample(case.name, subject.name(), metric, unit, value);
+    let told = |metric, unit, value| sample(case, subject, metric, unit, value);
     told("requests_per_s", "1/s", measured.requests_per_second);
     told("latency_p50", "us", measured.p50);
     told("latency_p99", "us", measured.p99);
@@ -553,8 +642,12 @@ mod tests {
 
     #[test]
     fn a_policy_has_as_many_rules_as_are_asked_for_and_each_has_a_name_of_its_own() {
-        for rules in [SMALL, 1_000, 10_000] {
-            let policy = policy(rules);
+        for case in CASES {
+            let rules = match case.policy {
+                Policy::Rules(rules) => rules,
+                Policy::Posts => SMALL,
+            };
+            let policy = case.policy.text();
             let names = policy.match_indices("id: ").map(|(at, _)| {
                 let name = policy.get(at..).unwrap_or_default();
                 name.split([',', '\n']).next().unwrap_or_default()
@@ -567,5 +660,29 @@ mod tests {
             // What a policy may have.
             assert!(policy.len() < 1 << 20, "{}", policy.len());
         }
+    }
+
+    #[test]
+    fn what_the_guard_does_otherwise_is_told_beside_the_others_and_beside_itself() {
+        let case = CASES.iter().find(|case| case.name == "post").unwrap();
+        let mut told = Vec::new();
+        for subject in case.subjects {
+            told.extend(case.told(*subject));
+        }
+        told.sort_unstable();
+        let beside = ["agentguard", "haproxy", "unguarded"];
+        let mut all: Vec<_> = ["post", "post-decoded", "post-kept"]
+            .into_iter()
+            .flat_map(|case| beside.map(|subject| (case, subject)))
+            .collect();
+        all.extend([("decoding", OURS), ("decoding", "not_decoded")]);
+        all.extend([("keeping", OURS), ("keeping", "not_kept")]);
+        all.sort_unstable();
+        assert_eq!(told, all);
+        // Elsewhere each is told once.
+        let case = CASES.iter().find(|case| case.name == "splice").unwrap();
+        let told = case.subjects.iter().flat_map(|subject| case.told(*subject));
+        let subjects: Vec<_> = told.map(|(_, subject)| subject).collect();
+        assert_eq!(subjects, ["unguarded", "agentguard", "haproxy_tcp"]);
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn measure(
         for subject in subjects {
             let bytes = match subject {
                 Subject::Guard => {
-                    let guard = guard(world, super::SMALL)?;
+                    let guard = guard(world, super::FEW_RULES)?;
                     let [_, pid] = processes(&guard)?;
                     held_by(world, Some(&guard), pid)?
                 }

@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::posts;
+
 /// Requests that are sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
@@ -25,6 +27,8 @@ enum Client {
     Http1,
     /// The same over HTTP/2.
     Http2,
+    /// `h2load` over HTTP/1.1, which sends a content with each request.
+    Post,
     /// Ours: each has a connection for itself.
     Fresh,
     /// Ours: they are messages on WebSockets, as long as what is at the path.
@@ -54,6 +58,22 @@ impl Load {
             connections: 1,
             client: Client::Http1,
             each_second: None,
+        }
+    }
+
+    /// Calls of a language model.
+    pub(super) const fn call(requests: usize) -> Self {
+        Self {
+            client: Client::Post,
+            ..Self::requests(posts::PATH, requests)
+        }
+    }
+
+    /// How many bytes each answer has.
+    fn bytes(&self) -> Result<u64> {
+        match self.client {
+            Client::Post => Ok(posts::BYTES),
+            _ => size(self.path),
         }
     }
 
@@ -125,14 +145,19 @@ impl Load {
     ) -> Result<Vec<String>> {
         match self.client {
             Client::Fresh | Client::Echo => return self.own_words(site, (to, ca)),
-            Client::Http1 | Client::Http2 => {}
+            Client::Http1 | Client::Http2 | Client::Post => {}
         }
         let mut words = vec!["h2load".to_owned(), "-t1".to_owned()];
         words.push(format!("-n{}", self.requests));
         words.push(format!("-c{}", self.connections));
         words.push(format!("--log-file={}", log.display()));
-        if matches!(self.client, Client::Http1) {
+        if matches!(self.client, Client::Http1 | Client::Post) {
             words.push("--h1".to_owned());
+        }
+        if matches!(self.client, Client::Post) {
+            let directory = log.parent().context("no directory")?;
+            words.push(format!("--data={}", posts::file(directory).display()));
+            words.push("--header=content-type: application/json".to_owned());
         }
         if let Some(each_second) = self.each_second {
             words.push(format!("--rps={each_second}"));
@@ -170,7 +195,7 @@ impl Load {
     pub(super) fn measured(&self, printed: &str, log: &Path) -> Result<Measured> {
         match self.client {
             Client::Fresh | Client::Echo => return self.own_measured(printed),
-            Client::Http1 | Client::Http2 => {}
+            Client::Http1 | Client::Http2 | Client::Post => {}
         }
         let requests = self.requests;
         let all = format!("{requests} succeeded, 0 failed, 0 errored, 0 timeout");
@@ -195,7 +220,7 @@ impl Load {
         times.sort_by(f64::total_cmp);
         let part = |part: usize| times.get(times.len() * part / 100).copied();
         let seconds = (last - first) / 1e6;
-        let bytes = size(self.path)?;
+        let bytes = self.bytes()?;
         Ok(Measured {
             requests: requests as f64,
             requests_per_second: requests as f64 / seconds,

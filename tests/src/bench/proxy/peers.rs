@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use super::load::size;
+use super::posts::{self, DECODED, KEPT};
 use super::{RAW, SITE, SOCKETS};
 use crate::namespace::Namespace;
 use crate::{Process, World, address, wait_until};
@@ -86,7 +87,7 @@ impl Peers {
         let directory = world.directory();
         let (certificate, key) = world
             .ca()
-            .certify_pem(&[SITE, RAW, SOCKETS].map(str::to_owned))?;
+            .certify_pem(&[SITE, RAW, SOCKETS, DECODED.site, KEPT.site].map(str::to_owned))?;
         let chain = directory.join("chain.pem");
         fs::write(&chain, certificate + &key)?;
         let site = directory.join("site");
@@ -95,6 +96,7 @@ impl Peers {
             let bytes = vec![b'x'; usize::try_from(size(path)?)?];
             fs::write(site.join(path.trim_start_matches('/')), bytes)?;
         }
+        fs::write(posts::file(directory), posts::call())?;
         let [ip, _] = address::origin(0x10).map(|ip| ip.to_string());
         let (chain, ca) = (chain.display().to_string(), world.ca_file().display());
         let serves = format!(
@@ -103,8 +105,14 @@ impl Peers {
         ssl_certificate {chain};
         ssl_certificate_key {chain};
         root {};
+        location = {} {{
+            default_type application/json;
+            return 200 '{}';
+        }}
     }}",
-            site.display()
+            site.display(),
+            posts::PATH,
+            posts::answer()
         );
         let carries = format!(
             "upstream origin {{ server {ip}:443; keepalive 1024; keepalive_requests 1000000; }}
