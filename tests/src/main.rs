@@ -60,7 +60,7 @@ enum Task {
     /// Send requests on many connections, as it is told
     #[command(hide = true)]
     BenchClient(bench::Asked),
-    /// Carry a steady load for long, and fail where memory or descriptors grow; no part of `cargo xtask bench`
+    /// Carry a steady load for long, and fail where memory or descriptors grow
     BenchSoak(bench::Soak),
     /// Print samples of what a simulation of another policy takes
     BenchSimulate {

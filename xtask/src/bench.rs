@@ -4,73 +4,60 @@
 //! Speed is judged as a ratio of two subjects in one run on one machine; absolute figures are
 //! reported and never tested.
 
+mod groups;
 mod report;
+mod targets;
 
 use std::fmt;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::workspace::Workspace;
-use crate::{bpf, exec, setup};
+use crate::{bpf, setup};
+use groups::GROUPS;
 
-/// The groups, each a name and what measures it. Each comes with the work it measures.
-const GROUPS: &[Group] = &[
-    Group {
-        name: "budget",
-        measure: budget,
-    },
-    Group {
-        name: "dns",
-        measure: dns,
-    },
-    Group {
-        name: "gate",
-        measure: gate,
-    },
-    Group {
-        name: "inspection",
-        measure: inspection,
-    },
-    Group {
-        name: "policy",
-        measure: policy,
-    },
-    Group {
-        name: "protocol",
-        measure: protocol,
-    },
-    Group {
-        name: "proxy",
-        measure: proxy,
-    },
-    Group {
-        name: "run",
-        measure: run_a_command,
-    },
-    Group {
-        name: "scale",
-        measure: scale,
-    },
-    Group {
-        name: "simulate",
-        measure: simulate,
-    },
-    Group {
-        name: "start",
-        measure: start,
-    },
-];
+/// Whose figures are ours.
+const OURS: &str = "agentguard";
 
+/// What is measured of something.
 struct Group {
     name: &'static str,
-    measure: fn(&Workspace) -> Result<Vec<Line>>,
+    measure: fn(&Workspace, &Asked<'_>, &mut Samples) -> Result<()>,
+    /// Whom ours is compared with.
+    baselines: &'static [&'static str],
+    /// Whether it is measured where nobody names it.
+    always: bool,
 }
 
-/// A group's name, and its figures.
-type Figures = (&'static str, Vec<Line>);
+/// What is to be measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked<'a> {
+    /// This group alone.
+    pub(crate) group: Option<&'a str>,
+    /// How long the soak goes on. Without, it does where it is named.
+    pub(crate) minutes: Option<u32>,
+}
+
+impl Asked<'_> {
+    fn has(&self, group: &Group) -> bool {
+        match self.group {
+            Some(name) => name == group.name,
+            None => group.always || self.minutes.is_some(),
+        }
+    }
+}
+
+/// What was measured of a group.
+#[derive(Debug)]
+struct Figures {
+    group: &'static str,
+    lines: Vec<Line>,
+    /// Why there are no more of them.
+    failed: Option<String>,
+}
 
 /// One figure.
 #[derive(Debug, Serialize)]
@@ -114,33 +101,57 @@ impl fmt::Display for UnknownGroup {
 
 impl std::error::Error for UnknownGroup {}
 
-/// Measures one group or all of them, and writes the report.
+/// Measures one group or all of them, and writes the report: after each group, so that what was measured stays, whatever
+/// becomes of the next.
 ///
 /// # Errors
-/// [`UnknownGroup`], or a measurement failed.
-pub(crate) fn run(workspace: &Workspace, group: Option<&str>) -> Result<()> {
+/// [`UnknownGroup`], or a measurement failed: once those of other groups are over and the report is written.
+pub(crate) fn run(workspace: &Workspace, asked: &Asked<'_>) -> Result<()> {
+    known(GROUPS, asked)?;
     setup::run(workspace, true)?;
     bpf::build(workspace)?;
-    let groups = measure(workspace, GROUPS, group)?;
     let machine = report::Machine::look(workspace);
     let directory = workspace.target().join("bench");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
-    let published = lines(&groups);
+    let groups = measure(workspace, GROUPS, asked, |groups| {
+        write(&directory, &machine, groups)
+    })?;
+    eprintln!(
+        "bench: {} figures in {}; {}",
+        lines(&groups).len(),
+        directory.display(),
+        targets::summary(&groups)
+    );
+    all_went_well(&groups)
+}
+
+fn write(directory: &Path, machine: &report::Machine, groups: &[Figures]) -> Result<()> {
     let files = [
-        ("report.json", json(&published)?),
-        ("report.md", report::tables(&machine, &groups)),
-        ("report.svg", report::chart(&groups)),
-        ("machine.json", json(&machine)?),
+        ("report.json", json(&lines(groups))?),
+        ("report.md", report::tables(machine, groups)),
+        ("report.svg", report::chart(groups)),
+        ("machine.json", json(machine)?),
     ];
     for (name, text) in files {
         let path = directory.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    eprintln!(
-        "bench: {} figures in {}",
-        published.len(),
-        directory.display()
+    Ok(())
+}
+
+/// # Errors
+/// A group failed: which, and why.
+fn all_went_well(groups: &[Figures]) -> Result<()> {
+    let failed = groups.iter().filter_map(|figures| {
+        let why = figures.failed.as_ref()?;
+        Some(format!("{}: {why}", figures.group))
+    });
+    let failed: Vec<String> = failed.collect();
+    ensure!(
+        failed.is_empty(),
+        "not all was measured: {}",
+        failed.join("; ")
     );
     Ok(())
 }
@@ -151,193 +162,7 @@ fn json(value: &impl Serialize) -> Result<String> {
 
 /// The figures of all groups, as they are published.
 fn lines(groups: &[Figures]) -> Vec<&Line> {
-    groups.iter().flat_map(|(_, lines)| lines).collect()
-}
-
-/// TLS that ends at the guard, beside the same client without it.
-fn inspection(workspace: &Workspace) -> Result<Vec<Line>> {
-    let samples = samples(workspace, &["bench-inspection"])?;
-    Ok(summed_up(samples, &["unguarded"]))
-}
-
-/// What connections through the proxy cost, beside other proxies that carry the same.
-fn proxy(workspace: &Workspace) -> Result<Vec<Line>> {
-    let samples = samples(workspace, &["bench-proxy"])?;
-    Ok(summed_up(samples, &["haproxy", "haproxy_tcp"]))
-}
-
-/// The start of the daemon, beside that of another proxy.
-fn start(workspace: &Workspace) -> Result<Vec<Line>> {
-    let samples = samples(workspace, &["bench-start"])?;
-    Ok(summed_up(samples, &["haproxy"]))
-}
-
-/// Answers of the resolver from its cache, beside another one's.
-fn dns(workspace: &Workspace) -> Result<Vec<Line>> {
-    let samples = samples(workspace, &["bench-dns"])?;
-    Ok(summed_up(samples, &["unbound"]))
-}
-
-/// The start of a command, beside the same without the guard; and that of another worker.
-fn run_a_command(workspace: &Workspace) -> Result<Vec<Line>> {
-    let samples = samples(workspace, &["bench-run"])?;
-    Ok(summed_up(samples, &["unguarded"]))
-}
-
-/// What the kernel decides, beside the same client without the guard; and with many agents, beside a
-/// guard with one.
-fn gate(workspace: &Workspace) -> Result<Vec<Line>> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "agentguard-keeper"]);
-    exec::run(cargo.args(["--example", "crowd"]))?;
-    let crowd = workspace.target().join("release/examples/crowd");
-    let samples = samples(workspace, &["bench-gate", &crowd.display().to_string()])?;
-    Ok(summed_up(samples, &["unguarded", "one_agent"]))
-}
-
-/// Many connections, many agents, and more load than there are processors for: beside HAProxy, and beside one agent.
-fn scale(workspace: &Workspace) -> Result<Vec<Line>> {
-    let samples = samples(workspace, &["bench-scale"])?;
-    Ok(summed_up(samples, &["haproxy", "one_agent"]))
-}
-
-/// Recorded decisions through a policy of many rules, beside one of few.
-fn simulate(workspace: &Workspace) -> Result<Vec<Line>> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "agentguard-record"]);
-    exec::run(cargo.args(["--example", "fill"]))?;
-    let fill = workspace.target().join("release/examples/fill");
-    let samples = samples(workspace, &["bench-simulate", &fill.display().to_string()])?;
-    Ok(summed_up(samples, &["ten_rules"]))
-}
-
-/// How often the subjects of [`policy`] are measured, each taking its turn at being first.
-const POLICY_ROUNDS: usize = 7;
-
-/// A decision of the policy, beside another engine that decides the same calls by equivalent rules; and with
-/// many rules, beside a policy with a hundred.
-fn policy(workspace: &Workspace) -> Result<Vec<Line>> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "agentguard-policy"]);
-    exec::run(cargo.args(["--example", "decisions"]))?;
-    let decisions = workspace.target().join("release/examples/decisions");
-    let cases = workspace.target().join("bench/policy");
-    if cases.exists() {
-        fs::remove_dir_all(&cases)?;
-    }
-    exec::run(Command::new(&decisions).arg("describe").arg(&cases))?;
-    let mut samples = Vec::new();
-    for round in 0..POLICY_ROUNDS {
-        for ours in [round % 2 == 0, round % 2 == 1] {
-            let mut command = match ours {
-                true => Command::new(&decisions),
-                false => Command::new(setup::python(workspace).join("bin/python3")),
-            };
-            if ours {
-                command.arg("measure");
-            } else {
-                let peer = workspace.root().join("tests/clients/policy_peer.py");
-                // It says with each start that its package is to have another name.
-                command.args(["-W", "ignore::DeprecationWarning"]);
-                command.arg(peer).arg(&cases);
-            }
-            samples.extend(printed(&mut command)?);
-        }
-    }
-    Ok(summed_up(
-        samples,
-        &["agent-governance-toolkit", "hundred_rules"],
-    ))
-}
-
-/// How often the ledgers are measured.
-const BUDGET_ROUNDS: usize = 7;
-
-/// What it costs to reserve and to settle a call with five accounts, on one processor: in the ledger of one host beside a
-/// write of as many bytes, and in the one that hosts share beside a round trip to the same server. And what forecasts cost of
-/// accounts with a million calls, beside a list without them; with how long their ledger takes to open, beside a reading of
-/// its files.
-fn budget(workspace: &Workspace) -> Result<Vec<Line>> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "agentguard-budget"]);
-    exec::run(cargo.args(["--example", "ledger"]))?;
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "agentguard-control"]);
-    exec::run(cargo.args(["--example", "forecast"]))?;
-    let forecast = workspace.target().join("release/examples/forecast");
-    let ledger = workspace.target().join("release/examples/ledger");
-    let directory = workspace.target().join("bench/budget");
-    let mut samples = Vec::new();
-    for _ in 0..BUDGET_ROUNDS {
-        if directory.exists() {
-            fs::remove_dir_all(&directory)?;
-        }
-        fs::create_dir_all(&directory)?;
-        // The thread that synchronises has the same processor.
-        let mut embedded = Command::new("taskset");
-        embedded.args(["--cpu-list", "0"]).arg(&ledger);
-        samples.extend(printed(embedded.arg("embedded").arg(&directory))?);
-        samples.extend(printed(Command::new(&ledger).arg("redis"))?);
-    }
-    fs::remove_dir_all(&directory)?;
-    fs::create_dir_all(&directory)?;
-    for task in ["charge", "ask"] {
-        let mut command = Command::new(&forecast);
-        samples.extend(printed(command.arg(task).arg(&directory))?);
-    }
-    fs::remove_dir_all(&directory)?;
-    Ok(summed_up(
-        samples,
-        &["write_200_bytes", "redis_incr", "read_files", "listed"],
-    ))
-}
-
-/// How often the decoders are measured.
-const PROTOCOL_ROUNDS: usize = 7;
-
-/// What decoding costs, beside a common parser of the same documents; and what it adds to the events of a stream
-/// on their whole way, beside what a proxy adds that ends TLS too and reads nothing.
-fn protocol(workspace: &Workspace) -> Result<Vec<Line>> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "agentguard-protocol"]);
-    exec::run(cargo.args(["--example", "decoders"]))?;
-    let decoders = workspace.target().join("release/examples/decoders");
-    let mut samples = Vec::new();
-    for _ in 0..PROTOCOL_ROUNDS {
-        samples.extend(printed(&mut Command::new(&decoders))?);
-    }
-    samples.extend(self::samples(workspace, &["bench-sse"])?);
-    Ok(summed_up(samples, &["serde_json", "haproxy"]))
-}
-
-/// What the optimised programs measure.
-fn samples(workspace: &Workspace, task: &[&str]) -> Result<Vec<Sample>> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "agentguard"]);
-    exec::run(cargo.args(["--package", "agentguard-tests", "--bins"]))?;
-    let release = workspace.target().join("release");
-    printed(
-        Command::new(release.join("world"))
-            .args(task)
-            .env("AGENTGUARD_BIN", release.join("agentguard")),
-    )
-}
-
-/// The samples that a program prints, one a line.
-fn printed(program: &mut Command) -> Result<Vec<Sample>> {
-    let output = program
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot run `{}`", exec::line(program)))?;
-    ensure!(
-        output.status.success(),
-        "`{}` ended with {}",
-        exec::line(program),
-        output.status
-    );
-    let samples = String::from_utf8(output.stdout)?;
-    let samples = samples.lines().map(serde_json::from_str);
-    Ok(samples.collect::<Result<_, _>>()?)
+    groups.iter().flat_map(|figures| &figures.lines).collect()
 }
 
 /// One measurement.
@@ -350,8 +175,11 @@ struct Sample {
     value: f64,
 }
 
+/// What was measured until now.
+type Samples = Vec<Sample>;
+
 /// Samples of one thing as one figure, compared with the first baseline that has one.
-fn summed_up(samples: Vec<Sample>, baselines: &[&str]) -> Vec<Line> {
+fn summed_up(samples: Samples, baselines: &[&str]) -> Vec<Line> {
     let mut figures: Vec<(Sample, Vec<f64>)> = Vec::new();
     for sample in samples {
         let same = |other: &Sample| {
@@ -389,69 +217,196 @@ fn summed_up(samples: Vec<Sample>, baselines: &[&str]) -> Vec<Line> {
     lines.collect()
 }
 
-fn measure(workspace: &Workspace, groups: &[Group], only: Option<&str>) -> Result<Vec<Figures>> {
-    if let Some(asked) = only
-        && !groups.iter().any(|group| group.name == asked)
-    {
-        return Err(UnknownGroup {
-            asked: asked.to_owned(),
-            known: groups.iter().map(|group| group.name).collect(),
+/// # Errors
+/// [`UnknownGroup`], or minutes for what takes its own time.
+fn known(groups: &[Group], asked: &Asked<'_>) -> Result<()> {
+    let Some(name) = asked.group else {
+        return Ok(());
+    };
+    let group = groups.iter().find(|group| group.name == name);
+    let group = group.ok_or_else(|| UnknownGroup {
+        asked: name.to_owned(),
+        known: groups.iter().map(|group| group.name).collect(),
+    })?;
+    ensure!(
+        asked.minutes.is_none() || !group.always,
+        "`{name}` takes as long as it takes: minutes are for the soak"
+    );
+    Ok(())
+}
+
+/// Measures the groups that are asked for, one after the other, also behind one that fails; and has what there is `kept`
+/// each time.
+fn measure(
+    workspace: &Workspace,
+    groups: &[Group],
+    asked: &Asked<'_>,
+    mut kept: impl FnMut(&[Figures]) -> Result<()>,
+) -> Result<Vec<Figures>> {
+    let mut measured = Vec::new();
+    for group in groups.iter().filter(|group| asked.has(group)) {
+        eprintln!("bench: {}", group.name);
+        let mut samples = Samples::new();
+        let done = (group.measure)(workspace, asked, &mut samples);
+        let failed = done.err().map(|error| format!("{error:#}"));
+        if let Some(why) = &failed {
+            eprintln!("bench: {} failed: {why}", group.name);
         }
-        .into());
+        measured.push(Figures {
+            group: group.name,
+            lines: summed_up(samples, group.baselines),
+            failed,
+        });
+        kept(&measured)?;
     }
-    let mut report = Vec::new();
-    for group in groups {
-        if only.is_none_or(|only| only == group.name) {
-            eprintln!("bench: {}", group.name);
-            let lines = (group.measure)(workspace);
-            let lines = lines.with_context(|| format!("bench group {}", group.name))?;
-            report.push((group.name, lines));
-        }
-    }
-    Ok(report)
+    Ok(measured)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn line(_: &Workspace) -> Result<Vec<Line>> {
-        Ok(vec![Line {
-            case: "connect".into(),
-            subject: "agentguard".into(),
-            metric: "latency_p50".into(),
-            unit: "us".into(),
-            median: 3.0,
-            min: 2.0,
-            max: 5.0,
-            baseline: Some("direct".into()),
-            ratio: Some(1.5),
-        }])
+    fn one(_: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+        for (subject, value) in [("direct", 2.0), ("agentguard", 3.0)] {
+            samples.push(Sample {
+                case: "connect".into(),
+                subject: subject.into(),
+                metric: "latency_p50".into(),
+                unit: "us".into(),
+                value,
+            });
+        }
+        Ok(())
     }
 
-    const TWO: &[Group] = &[
+    fn broken(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+        one(workspace, asked, samples)?;
+        anyhow::bail!("a client ended")
+    }
+
+    fn minutes(_: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+        samples.push(Sample {
+            case: "soak".into(),
+            subject: "agentguard".into(),
+            metric: "minutes".into(),
+            unit: "min".into(),
+            value: asked.minutes.map_or(60.0, f64::from),
+        });
+        Ok(())
+    }
+
+    const fn group(
+        name: &'static str,
+        measure: fn(&Workspace, &Asked<'_>, &mut Samples) -> Result<()>,
+        always: bool,
+    ) -> Group {
         Group {
-            name: "flow",
-            measure: line,
-        },
-        Group {
-            name: "names",
-            measure: line,
-        },
+            name,
+            measure,
+            baselines: &["direct"],
+            always,
+        }
+    }
+
+    const SOME: &[Group] = &[
+        group("flow", one, true),
+        group("broken", broken, true),
+        group("names", one, true),
+        group("soak", minutes, false),
     ];
+
+    fn measured(name: Option<&str>, minutes: Option<u32>) -> Vec<Figures> {
+        let workspace = Workspace::find().unwrap();
+        let asked = Asked {
+            group: name,
+            minutes,
+        };
+        measure(&workspace, SOME, &asked, |_| Ok(())).unwrap()
+    }
+
+    fn names(groups: &[Figures]) -> Vec<&str> {
+        groups.iter().map(|figures| figures.group).collect()
+    }
 
     #[test]
     fn a_report_line_has_the_published_fields() {
-        let workspace = Workspace::find().unwrap();
-        let report = measure(&workspace, TWO, Some("flow")).unwrap();
+        let report = measured(Some("flow"), None);
         assert_eq!(
             serde_json::to_value(lines(&report)).unwrap(),
-            serde_json::json!([{
-                "case": "connect", "subject": "agentguard", "metric": "latency_p50", "unit": "us",
-                "median": 3.0, "min": 2.0, "max": 5.0, "baseline": "direct", "ratio": 1.5,
-            }])
+            serde_json::json!([
+                {
+                    "case": "connect", "subject": "direct", "metric": "latency_p50", "unit": "us",
+                    "median": 2.0, "min": 2.0, "max": 2.0, "baseline": null, "ratio": null,
+                },
+                {
+                    "case": "connect", "subject": "agentguard", "metric": "latency_p50", "unit": "us",
+                    "median": 3.0, "min": 3.0, "max": 3.0, "baseline": "direct", "ratio": 1.5,
+                },
+            ])
         );
-        assert_eq!(measure(&workspace, TWO, None).unwrap().len(), 2);
+        assert!(all_went_well(&report).is_ok());
+    }
+
+    #[test]
+    fn a_group_that_fails_takes_nothing_from_the_others_and_is_named_at_the_end() {
+        let workspace = Workspace::find().unwrap();
+        let mut kept = Vec::new();
+        let groups = measure(&workspace, SOME, &Asked::default(), |groups| {
+            kept.push(lines(groups).len());
+            Ok(())
+        });
+        let groups = groups.unwrap();
+        assert_eq!(names(&groups), ["flow", "broken", "names"]);
+        // What it had measured until then is there, and each time all that there is was kept.
+        assert_eq!(kept, [2, 4, 6]);
+        assert_eq!(
+            all_went_well(&groups).unwrap_err().to_string(),
+            "not all was measured: broken: a client ended"
+        );
+    }
+
+    #[test]
+    fn a_soak_is_measured_where_it_is_named_or_its_minutes_are() {
+        assert_eq!(names(&measured(Some("soak"), None)), ["soak"]);
+        let with = measured(None, Some(5));
+        assert_eq!(names(&with), ["flow", "broken", "names", "soak"]);
+        assert_eq!(lines(&with).last().unwrap().median, 5.0);
+        let asked = |group, minutes| Asked { group, minutes };
+        assert!(known(SOME, &asked(Some("soak"), Some(5))).is_ok());
+        assert!(known(SOME, &asked(None, Some(5))).is_ok());
+        let error = known(SOME, &asked(Some("flow"), Some(5))).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`flow` takes as long as it takes: minutes are for the soak"
+        );
+    }
+
+    #[test]
+    fn all_groups_are_measured_but_the_soak() {
+        let asked = Asked::default();
+        let all = GROUPS.iter().filter(|group| asked.has(group));
+        let all: Vec<_> = all.map(|group| group.name).collect();
+        assert_eq!(
+            all,
+            [
+                "budget",
+                "dns",
+                "gate",
+                "inspection",
+                "policy",
+                "protocol",
+                "proxy",
+                "run",
+                "scale",
+                "simulate",
+                "start"
+            ]
+        );
+        let named = |name| GROUPS.iter().any(|group| group.name == name);
+        assert!(named("soak"));
+        for target in targets::TARGETS {
+            assert!(named(target.group), "{}", target.group);
+        }
     }
 
     #[test]
@@ -496,13 +451,16 @@ mod tests {
 
     #[test]
     fn an_unknown_group_names_the_known_ones() {
-        let workspace = Workspace::find().unwrap();
-        let error = measure(&workspace, TWO, Some("speed")).unwrap_err();
+        let asked = Asked {
+            group: Some("speed"),
+            minutes: None,
+        };
+        let error = known(SOME, &asked).unwrap_err();
         assert_eq!(
             error.downcast_ref::<UnknownGroup>().unwrap().to_string(),
-            "no bench group `speed`; there are: flow, names"
+            "no bench group `speed`; there are: flow, broken, names, soak"
         );
-        let error = measure(&workspace, &[], Some("speed")).unwrap_err();
+        let error = known(&[], &asked).unwrap_err();
         assert_eq!(
             error.to_string(),
             "no bench group `speed`; there are none yet"

@@ -83,6 +83,9 @@ enum Task {
     Bench {
         /// Only this group
         group: Option<String>,
+        /// How long the soak goes on, which is measured where this or its name is given [default: 60]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
+        minutes: Option<u32>,
     },
     /// Count the instructions of hot functions, and compare with docs/performance.md
     Instructions {
@@ -126,7 +129,13 @@ fn main() -> ExitCode {
                 limit: Some(limit),
             },
         ),
-        Task::Bench { group } => bench::run(&workspace, group.as_deref()),
+        Task::Bench { group, minutes } => bench::run(
+            &workspace,
+            &bench::Asked {
+                group: group.as_deref(),
+                minutes,
+            },
+        ),
         Task::Instructions { record, filter } => instructions::run(
             &workspace,
             &instructions::Request {

@@ -6,12 +6,9 @@ use std::process::Command;
 
 use serde::Serialize;
 
-use super::{Figures, Line};
+use super::{Figures, Line, OURS, targets};
 use crate::setup;
 use crate::workspace::Workspace;
-
-/// Whose figures are ours.
-const OURS: &str = "agentguard";
 
 /// What was measured on, and beside what.
 #[derive(Debug, Serialize)]
@@ -70,7 +67,8 @@ fn model(cpuinfo: &str) -> String {
     model.unwrap_or("unknown").to_owned()
 }
 
-/// Tables by group: each line is what was measured of a case, ours beside the others'.
+/// What the targets are and whether they are met; what failed; and tables by group: each line is what was measured of a
+/// case, ours beside the others'.
 pub(super) fn tables(machine: &Machine, groups: &[Figures]) -> String {
     let mut text = String::from("# Measurements\n\n");
     let processors = match machine.processors {
@@ -86,8 +84,19 @@ pub(super) fn tables(machine: &Machine, groups: &[Figures]) -> String {
     for (name, version) in &machine.versions {
         let _ = writeln!(text, "- {name}: {version}");
     }
+    text += "\n## targets\n\n";
+    text += &targets::table(groups);
+    for figures in groups {
+        if let Some(why) = &figures.failed {
+            let _ = writeln!(
+                text,
+                "\n**{} failed**, and is not complete: {why}",
+                figures.group
+            );
+        }
+    }
     text += "\nMedians, with the smallest and the largest in brackets; the ratio is that of ours to the baseline.\n";
-    for (group, lines) in groups {
+    for Figures { group, lines, .. } in groups {
         let _ = write!(
             text,
             "\n## {group}\n\n\
@@ -140,7 +149,7 @@ fn spread(line: &Line) -> String {
 }
 
 /// Three figures, or all those before the point.
-fn figure(value: f64) -> String {
+pub(super) fn figure(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 100.0 || size == 0.0 => 0,
         size if size >= 10.0 => 1,
@@ -164,7 +173,7 @@ const MOST: f64 = 4.0;
 /// A bar for each ratio of ours, with a line at 1.
 pub(super) fn chart(groups: &[Figures]) -> String {
     let mut bars = Vec::new();
-    for (group, lines) in groups {
+    for Figures { group, lines, .. } in groups {
         for line in lines.iter().filter(|line| line.subject == OURS) {
             if let Some(ratio) = line.ratio.filter(|ratio| ratio.is_finite()) {
                 bars.push((format!("{group}: {} {}", line.case, line.metric), ratio));
@@ -239,9 +248,14 @@ mod tests {
         };
         let mut proxy = of("h1", 150.0, 50.0);
         proxy.extend(of("a<b", 600.0, 60.0));
+        let figures = |group, lines| Figures {
+            group,
+            lines,
+            failed: None,
+        };
         vec![
-            ("proxy", proxy),
-            ("names", vec![line("dns", OURS, 0.25, None)]),
+            figures("proxy", proxy),
+            figures("names", vec![line("dns", OURS, 0.25, None)]),
         ]
     }
 
@@ -253,7 +267,10 @@ mod tests {
             processors: 2,
             versions: vec![("haproxy".into(), "HAProxy version 2.6".into())],
         };
-        let text = tables(&machine, &figures());
+        let mut figures = figures();
+        let all = tables(&machine, &figures);
+        // Behind the targets.
+        let (targets, text) = all.split_once("\nMedians, ").unwrap();
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
         let head = [
             "| case | what | with the guard | others | baseline | ratio |",
@@ -278,10 +295,15 @@ mod tests {
                 &format!("| dns | {what} | 0.250 (0.125–0.500) |  |  |  |"),
             ]
         );
-        assert!(text.contains("Linux 6.18.0, 2 processors (A Processor)."));
-        assert!(text.contains("- haproxy: HAProxy version 2.6\n"));
-        let order = ["## proxy", "## names"].map(|head| text.find(head).unwrap());
-        assert!(order[0] < order[1]);
+        assert!(targets.contains("Linux 6.18.0, 2 processors (A Processor)."));
+        assert!(targets.contains("- haproxy: HAProxy version 2.6\n"));
+        let order = ["## targets", "## proxy", "## names"].map(|head| all.find(head).unwrap());
+        assert!(order.is_sorted());
+        assert!(!targets.contains("failed"));
+        figures[1].failed = Some("a client ended".into());
+        let all = tables(&machine, &figures);
+        let failed = "\n**names failed**, and is not complete: a client ended\n";
+        assert!(all.contains(failed), "{all}");
     }
 
     #[test]
