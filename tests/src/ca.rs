@@ -11,7 +11,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// A certificate authority. Its key is made for each world and is never written.
+/// A certificate authority. Its key is made for each world and is never written by it.
 pub struct Ca {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
@@ -34,6 +34,11 @@ impl Ca {
     /// Its certificate, for a client's trust store.
     pub fn pem(&self) -> String {
         self.issuer.pem()
+    }
+
+    /// Its key in PEM, for a program that makes certificates of its own by it.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
     }
 
     /// A certificate for a server that is known by these names or addresses.

@@ -24,7 +24,7 @@ use serde_json::json;
 use super::sample;
 use super::taken::{anonymous, processes, resident};
 use crate::{Guard, Origin, World, address};
-use load::{Load, Measured};
+use load::{Load, Measured, Way};
 use peers::{Peer, Peers};
 use posts::{DECODED, KEPT, Otherwise};
 
@@ -253,6 +253,25 @@ const INSPECTING_ALL: &[Subject] = &[
     Subject::Peer(Peer::Mitmproxy),
 ];
 
+/// Where the client is our own, which asks proxies as well.
+const INSPECTING_NEW: &[Subject] = &[
+    Subject::Unguarded,
+    Subject::Guard,
+    Subject::Peer(Peer::Haproxy),
+    Subject::Peer(Peer::Nginx),
+    Subject::Peer(Peer::Squid),
+    Subject::Peer(Peer::SquidBump),
+    Subject::Peer(Peer::Mitmproxy),
+];
+
+/// The same, for what looks into TLS as we do.
+const BESIDE_SQUID: &[Subject] = &[
+    Subject::Unguarded,
+    Subject::Guard,
+    Subject::Peer(Peer::Haproxy),
+    Subject::Peer(Peer::SquidBump),
+];
+
 /// Those whose memory is looked at.
 const IDLE: &[Subject] = &[Subject::Guard, Subject::Peer(Peer::Haproxy)];
 
@@ -302,7 +321,7 @@ const CASES: &[Case] = &[
     Case::new(
         "inspect-new",
         Load::requests("/1k", 2_000).connections(32).fresh(),
-        INSPECTING_ALL,
+        INSPECTING_NEW,
     ),
     Case::new(
         "latency",
@@ -337,6 +356,13 @@ const CASES: &[Case] = &[
         "inspect-h1-c1000",
         Load::requests("/1k", 20_000).connections(1_000),
         INSPECTING,
+    )
+    .few(),
+    // As `inspect-h1`, by our own client, which is slower.
+    Case::new(
+        "inspect-h1-bump",
+        Load::requests("/1k", 4_500).connections(32).kept(),
+        BESIDE_SQUID,
     )
     .few(),
     Case::new(
@@ -542,18 +568,25 @@ impl Bench<'_> {
             Subject::Peer(peer) => self.peers.pids(peer)?,
         };
         let log = self.world.directory().join("load.log");
-        let to = match subject {
-            Subject::Peer(peer) => Some(peer.address()),
-            Subject::Unguarded | Subject::Guard | Subject::Otherwise(_) => None,
+        let (to, asks, ca) = match subject {
+            Subject::Peer(peer) => {
+                let ca = Some(peer.ca(self.world));
+                (Some(peer.address()), peer.is_asked(), ca)
+            }
+            Subject::Unguarded => (None, false, Some(self.world.ca_file().to_owned())),
+            // What runs under the guard is told whom to trust.
+            Subject::Guard | Subject::Otherwise(_) => (None, false, None),
         };
-        // What runs under the guard is told whom to trust.
-        let guarded = matches!(subject, Subject::Guard | Subject::Otherwise(_));
-        let ca = (!guarded).then(|| self.world.ca_file());
+        let way = Way {
+            to,
+            asks,
+            ca: ca.as_deref(),
+        };
         let site = match subject {
             Subject::Otherwise(otherwise) => otherwise.site,
             _ => case.site,
         };
-        let words = load.words(site, (to, ca), &log)?;
+        let words = load.words(site, way, &log)?;
         let call = match subject {
             Subject::Guard | Subject::Otherwise(_) => {
                 let run = ["run", "--agent", "coder", "--"];

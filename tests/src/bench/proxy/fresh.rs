@@ -1,4 +1,5 @@
-//! A client that opens a connection for each request, with TLS that goes on from an earlier one (RFC 8446, 2.2).
+//! A client that opens a connection for each request, or for some, with TLS that goes on from an earlier one
+//! (RFC 8446, 2.2).
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use clap::Args;
 use rustls::HandshakeKind;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use crate::bench::reach::{Reach, To};
 
@@ -24,6 +27,9 @@ pub struct Fresh {
     requests: usize,
     /// How many at once
     at_once: usize,
+    /// How many requests each connection has
+    #[arg(long, default_value_t = 1)]
+    each: usize,
 }
 
 /// Sends the requests, and prints how long they took.
@@ -38,12 +44,17 @@ pub fn fresh(asked: &Fresh) -> Result<()> {
 }
 
 async fn send(asked: &Fresh) -> Result<()> {
+    let close = match asked.each {
+        0 | 1 => "Connection: close\r\n",
+        _ => "",
+    };
     let client = Arc::new(Client {
         reach: asked.to.reach().await?,
         request: format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            "GET {} HTTP/1.1\r\nHost: {}\r\n{close}\r\n",
             asked.path, asked.to.site
         ),
+        each: asked.each,
         left: AtomicUsize::new(asked.requests),
         resumed: AtomicUsize::new(0),
     });
@@ -73,33 +84,56 @@ async fn send(asked: &Fresh) -> Result<()> {
 struct Client {
     reach: Reach,
     request: String,
+    each: usize,
     left: AtomicUsize,
     resumed: AtomicUsize,
 }
 
 impl Client {
-    /// One request after the other, while there are any: how many microseconds each took.
+    /// One request after the other, while there are any: how many microseconds each took, the first on a connection with
+    /// what that takes.
     async fn go(self: Arc<Self>) -> Result<Vec<f64>> {
         let mut times = Vec::new();
-        let next = |left: usize| left.checked_sub(1);
-        while self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-            .is_ok()
-        {
+        while self.is_next() {
             let began = Instant::now();
-            self.ask().await?;
+            if self.each <= 1 {
+                self.ask().await?;
+                times.push(began.elapsed().as_secs_f64() * 1e6);
+                continue;
+            }
+            let mut stream = self.connect().await?;
+            answered(&mut stream, &self.request).await?;
             times.push(began.elapsed().as_secs_f64() * 1e6);
+            for _ in 1..self.each {
+                if !self.is_next() {
+                    break;
+                }
+                let began = Instant::now();
+                answered(&mut stream, &self.request).await?;
+                times.push(began.elapsed().as_secs_f64() * 1e6);
+            }
         }
         Ok(times)
     }
 
-    async fn ask(&self) -> Result<()> {
-        let mut stream = self.reach.connect().await?;
+    /// Whether there is a request left, which is then the caller's.
+    fn is_next(&self) -> bool {
+        let next = |left: usize| left.checked_sub(1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.left.fetch_update(set, fetch, next).is_ok()
+    }
+
+    async fn connect(&self) -> Result<TlsStream<TcpStream>> {
+        let stream = self.reach.connect().await?;
         let kind = stream.get_ref().1.handshake_kind();
         if kind == Some(HandshakeKind::Resumed) {
             self.resumed.fetch_add(1, Ordering::Relaxed);
         }
+        Ok(stream)
+    }
+
+    async fn ask(&self) -> Result<()> {
+        let mut stream = self.connect().await?;
         stream.write_all(self.request.as_bytes()).await?;
         let mut answer = Vec::with_capacity(2_048);
         match stream.read_to_end(&mut answer).await {
@@ -114,13 +148,33 @@ impl Client {
     }
 }
 
+/// Sends a request on a connection that stays, and reads its answer, to its last byte.
+pub(super) async fn answered(stream: &mut TlsStream<TcpStream>, request: &str) -> Result<()> {
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::with_capacity(2_048);
+    while head(&answer).is_none() || !is_whole(&answer)? {
+        let read = stream.read_buf(&mut answer).await?;
+        ensure!(
+            read > 0,
+            "a part of an answer: {}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+    ensure!(
+        answer.starts_with(b"HTTP/1.1 200 "),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    Ok(())
+}
+
 /// Where the head of an answer ends, if it does.
 pub(super) fn head(answer: &[u8]) -> Option<usize> {
     answer.windows(4).position(|end| end == b"\r\n\r\n")
 }
 
 /// Whether an answer has as many bytes behind its head as that says.
-pub(super) fn is_whole(answer: &[u8]) -> Result<bool> {
+fn is_whole(answer: &[u8]) -> Result<bool> {
     let head = head(answer).context("no end of the head")?;
     let fields = String::from_utf8_lossy(answer.get(..head).unwrap_or_default()).into_owned();
     let length = fields.lines().find_map(|line| {

@@ -6,11 +6,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
 use rustix::process::Signal;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::fresh::{head, is_whole};
+use super::fresh::answered;
 use super::peers::{Peer, Peers};
 use super::{FEW, SITE, Subject, guard};
 use crate::bench::reach::{Reach, To};
@@ -162,7 +162,7 @@ pub fn idle(asked: &Idle) -> Result<()> {
             "GET {} HTTP/1.1\r\nHost: {}\r\n\r\n",
             asked.path, asked.to.site
         );
-        let open = (0..asked.connections).map(|_| answered(&reach, &request));
+        let open = (0..asked.connections).map(|_| opened(&reach, &request));
         let open = futures_util::stream::iter(open).buffer_unordered(AT_ONCE);
         let open: Vec<_> = open.try_collect().await?;
         println!("idle");
@@ -180,23 +180,9 @@ pub fn idle(asked: &Idle) -> Result<()> {
     })
 }
 
-/// A connection on which a request was answered, to its last byte.
-async fn answered(reach: &Reach, request: &str) -> Result<TlsStream<TcpStream>> {
+/// A connection on which a request was answered.
+async fn opened(reach: &Reach, request: &str) -> Result<TlsStream<TcpStream>> {
     let mut stream = reach.connect().await?;
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::with_capacity(2_048);
-    while head(&answer).is_none() || !is_whole(&answer)? {
-        let read = stream.read_buf(&mut answer).await?;
-        ensure!(
-            read > 0,
-            "a part of an answer: {}",
-            String::from_utf8_lossy(&answer)
-        );
-    }
-    ensure!(
-        answer.starts_with(b"HTTP/1.1 200 "),
-        "{}",
-        String::from_utf8_lossy(&answer)
-    );
+    answered(&mut stream, request).await?;
     Ok(stream)
 }

@@ -31,8 +31,21 @@ enum Client {
     Post,
     /// Ours: each has a connection for itself.
     Fresh,
+    /// The same, with so many requests on each connection.
+    Kept(usize),
     /// Ours: they are messages on WebSockets, as long as what is at the path.
     Echo,
+}
+
+/// How a client gets to a site.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way<'a> {
+    /// Where it connects to in the place of the site.
+    pub(super) to: Option<&'a str>,
+    /// Whether that is a proxy which it asks with CONNECT.
+    pub(super) asks: bool,
+    /// Whom it trusts, where it verifies; none where its environment says so.
+    pub(super) ca: Option<&'a Path>,
 }
 
 /// What a client saw.
@@ -98,6 +111,14 @@ impl Load {
         }
     }
 
+    /// By our own client, with the connections that there are at once and no others.
+    pub(super) const fn kept(self) -> Self {
+        Self {
+            client: Client::Kept(self.requests.div_ceil(self.connections)),
+            ..self
+        }
+    }
+
     pub(super) const fn echo(self) -> Self {
         Self {
             client: Client::Echo,
@@ -135,16 +156,10 @@ impl Load {
         Self { requests, ..self }
     }
 
-    /// The client's command line. `to`: where it connects to in the place of the site. `ca`: whom it trusts, where it
-    /// verifies; none where its environment says so.
-    pub(super) fn words(
-        &self,
-        site: &str,
-        (to, ca): (Option<&str>, Option<&Path>),
-        log: &Path,
-    ) -> Result<Vec<String>> {
+    /// The client's command line.
+    pub(super) fn words(&self, site: &str, way: Way<'_>, log: &Path) -> Result<Vec<String>> {
         match self.client {
-            Client::Fresh | Client::Echo => return self.own_words(site, (to, ca)),
+            Client::Fresh | Client::Kept(_) | Client::Echo => return self.own_words(site, way),
             Client::Http1 | Client::Http2 | Client::Post => {}
         }
         let mut words = vec!["h2load".to_owned(), "-t1".to_owned()];
@@ -162,18 +177,15 @@ impl Load {
         if let Some(each_second) = self.each_second {
             words.push(format!("--rps={each_second}"));
         }
-        if let Some(to) = to {
+        ensure!(!way.asks, "this client asks no proxy");
+        if let Some(to) = way.to {
             words.push(format!("--connect-to={to}"));
         }
         words.push(format!("https://{site}{}", self.path));
         Ok(words)
     }
 
-    fn own_words(
-        &self,
-        site: &str,
-        (to, ca): (Option<&str>, Option<&Path>),
-    ) -> Result<Vec<String>> {
+    fn own_words(&self, site: &str, way: Way<'_>) -> Result<Vec<String>> {
         let own = std::env::current_exe()?.display().to_string();
         let bytes = size(self.path)?.to_string();
         let (task, what) = match self.client {
@@ -182,11 +194,18 @@ impl Load {
         };
         let mut words = [&own, task, site, what].map(str::to_owned).to_vec();
         words.extend([self.requests.to_string(), self.connections.to_string()]);
-        if let Some(ca) = ca {
+        if let Client::Kept(each) = self.client {
+            words.push(format!("--each={each}"));
+        }
+        if let Some(ca) = way.ca {
             words.extend(["--ca".to_owned(), ca.display().to_string()]);
         }
-        if let Some(to) = to {
-            words.extend(["--to".to_owned(), to.to_owned()]);
+        if let Some(to) = way.to {
+            let option = match way.asks {
+                true => "--proxy",
+                false => "--to",
+            };
+            words.extend([option, to].map(str::to_owned));
         }
         Ok(words)
     }
@@ -194,7 +213,7 @@ impl Load {
     /// What the client printed, and wrote of each request.
     pub(super) fn measured(&self, printed: &str, log: &Path) -> Result<Measured> {
         match self.client {
-            Client::Fresh | Client::Echo => return self.own_measured(printed),
+            Client::Fresh | Client::Kept(_) | Client::Echo => return self.own_measured(printed),
             Client::Http1 | Client::Http2 | Client::Post => {}
         }
         let requests = self.requests;

@@ -12,7 +12,7 @@ use super::load::size;
 use super::posts::{self, DECODED, KEPT};
 use super::{RAW, SITE, SOCKETS};
 use crate::namespace::Namespace;
-use crate::{Process, World, address, wait_until};
+use crate::{Ca, Process, World, address, wait_until};
 
 /// How long one may take to start or to end.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -33,9 +33,10 @@ pub(super) enum Peer {
     HaproxyTcp,
     /// nginx that ends TLS on both sides, HTTP/1.1 to the origin: it knows no other.
     Nginx,
-    /// squid that ends TLS on both sides (`https_port … accel`), HTTP/1.1 on both: it knows no other. Not `ssl-bump`, for
-    /// which the client would have to send CONNECT or to be redirected; what is done after the handshakes is the same.
+    /// squid that ends TLS on both sides (`https_port … accel`), HTTP/1.1 on both: it knows no other.
     Squid,
+    /// squid as a proxy that clients ask with CONNECT, and that looks into TLS (`ssl-bump`), with certificates of its own.
+    SquidBump,
     /// mitmproxy that ends TLS on both sides (reverse mode), HTTP/1.1 or HTTP/2.
     Mitmproxy,
 }
@@ -47,6 +48,7 @@ impl Peer {
             Self::HaproxyTcp => "haproxy_tcp",
             Self::Nginx => "nginx",
             Self::Squid => "squid",
+            Self::SquidBump => "squid_bump",
             Self::Mitmproxy => "mitmproxy",
         }
     }
@@ -66,6 +68,20 @@ impl Peer {
             Self::Squid => "127.0.0.1:8447",
             Self::Mitmproxy => "127.0.0.1:8448",
             Self::HaproxySockets => "127.0.0.1:8449",
+            Self::SquidBump => "127.0.0.1:8450",
+        }
+    }
+
+    /// Whether clients ask it with CONNECT.
+    pub(super) const fn is_asked(self) -> bool {
+        matches!(self, Self::SquidBump)
+    }
+
+    /// Whom its clients trust.
+    pub(super) fn ca(self, world: &World) -> PathBuf {
+        match self {
+            Self::SquidBump => world.directory().join("squid-ca.pem"),
+            _ => world.ca_file().to_owned(),
         }
     }
 }
@@ -78,6 +94,7 @@ pub(super) struct Peers {
     haproxy: Process,
     nginx: Process,
     squid: Option<Process>,
+    squid_bump: Option<Process>,
     mitmproxy: Option<Process>,
 }
 
@@ -192,6 +209,10 @@ backend raw
                 true => Some(squid(world, &chain, &ip)?),
                 false => None,
             },
+            squid_bump: match wanted.contains(&Peer::SquidBump) {
+                true => Some(squid_bump(world, &ip)?),
+                false => None,
+            },
             mitmproxy: match wanted.contains(&Peer::Mitmproxy) {
                 true => Some(mitmproxy(world, &chain)?),
                 false => None,
@@ -207,6 +228,7 @@ backend raw
             }
             Peer::Nginx => (Some(&self.nginx), true),
             Peer::Squid => (self.squid.as_ref(), false),
+            Peer::SquidBump => (self.squid_bump.as_ref(), false),
             Peer::Mitmproxy => (self.mitmproxy.as_ref(), false),
         };
         let process = process.with_context(|| format!("{} was not started", peer.name()))?;
@@ -234,9 +256,10 @@ backend raw
             haproxy,
             nginx,
             squid,
+            squid_bump,
             mitmproxy,
         } = self;
-        let peers = [Some(haproxy), Some(nginx), squid, mitmproxy];
+        let peers = [Some(haproxy), Some(nginx), squid, squid_bump, mitmproxy];
         for mut process in peers.into_iter().flatten().chain([echoes, origin]) {
             process.signal(Signal::TERM)?;
             process.wait(LIMIT)?;
@@ -269,16 +292,62 @@ fn haproxy_of(world: &World) -> Result<Process> {
     started(haproxy, world.host(), "127.0.0.1", 8443)
 }
 
-/// squid in the host, with one worker, that keeps nothing and asks the origin for each. What it says is on standard error;
-/// it writes no files, and none into what the machine's own has.
+/// squid in the host, before the origin.
 fn squid(world: &World, chain: &str, ip: &str) -> Result<Process> {
-    let file = world.directory().join("squid.conf");
     let configuration = format!(
         "https_port 127.0.0.1:8447 accel defaultsite={SITE} tls-cert={chain} tls-key={chain}
 cache_peer {ip} parent 443 0 no-query no-digest no-netdb-exchange originserver name=origin tls tls-cafile={} ssldomain={SITE}
 cache_peer_access origin allow all
 never_direct allow all
-http_access allow all
+",
+        world.ca_file().display(),
+    );
+    squid_of(world, "squid", &configuration, Peer::Squid)
+}
+
+/// squid in the host, which is asked for the origin. What it certifies sites by is its own.
+fn squid_bump(world: &World, ip: &str) -> Result<Process> {
+    let directory = world.directory();
+    let ca = Ca::new()?;
+    let (pair, hosts) = (
+        directory.join("squid-bump.pem"),
+        directory.join("squid.hosts"),
+    );
+    fs::write(&pair, ca.pem() + &ca.key_pem())?;
+    fs::write(Peer::SquidBump.ca(world), ca.pem())?;
+    fs::write(&hosts, format!("{ip} {SITE}\n"))?;
+    // The program that makes certificates is one of squid's own, in no directory for programs, and is no root.
+    let (certgen, made) = (
+        "/usr/lib/squid/security_file_certgen",
+        directory.join("squid-made"),
+    );
+    let host = world.host();
+    let make = host.command(certgen).args(["-c", "-s"]);
+    make.arg(&made).args(["-M", "4MB"]).run()?.success()?;
+    let owner = host.command("chown").args(["-R", "proxy"]).arg(&made);
+    owner.run()?.success()?;
+    let (made, pair, hosts) = (made.display(), pair.display(), hosts.display());
+    let configuration = format!(
+        "http_port 127.0.0.1:8450 ssl-bump tls-cert={pair} generate-host-certificates=on dynamic_cert_mem_cache_size=4MB
+sslcrtd_program {certgen} -s {made} -M 4MB
+sslcrtd_children 1
+acl connects at_step SslBump1
+ssl_bump peek connects
+ssl_bump bump all
+tls_outgoing_options cafile={}
+hosts_file {hosts}
+",
+        world.ca_file().display(),
+    );
+    squid_of(world, "squid-bump", &configuration, Peer::SquidBump)
+}
+
+/// squid with one worker, that keeps nothing and asks the origin for each. What it says is on standard error; it writes no
+/// files, and none into what the machine's own has.
+fn squid_of(world: &World, name: &str, ports: &str, peer: Peer) -> Result<Process> {
+    let file = world.directory().join(format!("{name}.conf"));
+    let configuration = format!(
+        "{ports}http_access allow all
 cache deny all
 cache_mem 0 MB
 max_filedescriptors 8192
@@ -292,13 +361,15 @@ coredump_dir {}
 shutdown_lifetime 1 seconds
 visible_hostname {SITE}
 ",
-        world.ca_file().display(),
         world.directory().display(),
     );
     fs::write(&file, configuration)?;
     let host = world.host();
-    let squid = host.command("squid").args(["-N", "-d", "1", "-f"]);
-    started(squid.arg(&file).spawn()?, host, "127.0.0.1", 8447)
+    let squid = host
+        .command("squid")
+        .args(["-N", "-d", "1", "-n", &name.replace('-', ""), "-f"]);
+    let (ip, port) = peer.address().split_once(':').context("no port")?;
+    started(squid.arg(&file).spawn()?, host, ip, port.parse()?)
 }
 
 /// mitmproxy in the host, as `cargo xtask setup --tests` installs it.
