@@ -171,10 +171,7 @@ impl Target {
             AtLeast(least) => format!("≥ {}{unit}", figure(least)),
             Told => format!("told,{unit}"),
         };
-        let what = match self.case == self.id {
-            true => self.metric.to_owned(),
-            false => format!("{} {}", self.case, self.metric),
-        };
+        let what = format!("{}, {}", self.case, self.metric);
         let measured = match self.of {
             None if !measured.is_empty() => format!("{measured}{unit}"),
             _ => measured,
@@ -187,7 +184,7 @@ impl Target {
 /// A row for each, also for those that were not measured.
 pub(super) fn table(groups: &[Figures]) -> String {
     let mut text =
-        "| id | case | measured | target | |\n| --- | --- | --- | --- | --- |\n".to_owned();
+        "| id | case | measured | target | reached |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for target in TARGETS {
         // Writing to a string does not fail.
         let _ = writeln!(text, "| {} |", target.row(groups).join(" | "));
@@ -263,10 +260,10 @@ mod tests {
         assert_eq!(
             rows(&groups),
             [
-                "| inspect-h1 | cpu_per_request | 1.00 (50.0 to 50.0 u) | ≤ 1.00 × haproxy | met |",
-                "| inspect-h1 | requests_per_s | 0.750 (3000 to 4000 u) | ≥ 1.00 × haproxy | not met |",
-                "| inspect-h1 | latency_p99 | 1.02 (51.0 to 50.0 u) | ≤ 1.00 × haproxy | not met |",
-                "| inspect-h1 | requests_per_s | 60.0 (3000 to 50.0 u) | ≥ 60.0 × mitmproxy | met |",
+                "| inspect-h1 | inspect-h1, cpu_per_request | 1.00 (50.0 to 50.0 u) | ≤ 1.00 × haproxy | met |",
+                "| inspect-h1 | inspect-h1, requests_per_s | 0.750 (3000 to 4000 u) | ≥ 1.00 × haproxy | not met |",
+                "| inspect-h1 | inspect-h1, latency_p99 | 1.02 (51.0 to 50.0 u) | ≤ 1.00 × haproxy | not met |",
+                "| inspect-h1 | inspect-h1, requests_per_s | 60.0 (3000 to 50.0 u) | ≥ 60.0 × mitmproxy | met |",
             ]
         );
         let others = TARGETS.len() - 4;
@@ -280,11 +277,12 @@ mod tests {
     #[test]
     fn what_is_nobodys_multiple_is_in_its_unit_and_what_is_only_told_has_no_bound() {
         let idle = groups("proxy", vec![line("idle", "resident", OURS, 58_594.0)]);
-        let row = "| memory | idle resident | 58594 u | ≤ 58594 u | not met |";
+        let row = "| memory | idle, resident | 58594 u | ≤ 58594 u | not met |";
         assert_eq!(rows(&idle), [row]);
         let subjects = [("unguarded", 16.0), (OURS, 21.0)];
         let lines = subjects.map(|(subject, us)| line("connect", "connect_p50", subject, us));
-        let row = "| direct | connect connect_p50 | 1.31 (21.0 to 16.0 u) | told, × unguarded |  |";
+        let row =
+            "| direct | connect, connect_p50 | 1.31 (21.0 to 16.0 u) | told, × unguarded |  |";
         assert_eq!(rows(&groups("gate", Vec::from(lines))), [row]);
     }
 
