@@ -1,5 +1,5 @@
-//! Measures, and writes `target/bench/report.json`, with the same as tables (`report.md`) and as a chart
-//! (`report.svg`), and the machine (`machine.json`).
+//! Measures, and writes `target/bench/report.json`, with the same as tables behind the targets (`report.md`) and as a
+//! chart (`report.svg`), and the machine (`machine.json`).
 //!
 //! Speed is judged as a ratio of two subjects in one run on one machine; absolute figures are
 //! reported and never tested.
