@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agentguard_common::ABI_VERSION;
 use agentguard_common::seal::SealKeys;
@@ -134,9 +136,7 @@ impl Gate {
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|source| GateError::Load(Box::new(source)))?;
-        for name in CGROUP_PROGRAMS {
-            load_program(&mut ebpf, name)?;
-        }
+        load_programs(&mut ebpf, &CGROUP_PROGRAMS)?;
         let tracepoints = match child_pid_offset {
             None => Err("trace events cannot be read".to_owned()),
             Some(_) => in_tracefs(|_| attach_tracepoints(&mut ebpf)),
@@ -324,8 +324,44 @@ pub fn make_directory(directory: &Path) -> Result<(), GateError> {
         })
 }
 
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), GateError> {
-    let program = ebpf.program_mut(name).ok_or(GateError::Missing(name))?;
+/// Loads programs, as many at once as there are processors: most of a start is the kernel's verifier, which looks at each
+/// by itself (`bpf_check`, without a lock for who has `CAP_BPF`).
+///
+/// # Errors
+/// Those of the first in `names` that is not there, or cannot be loaded.
+fn load_programs(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), GateError> {
+    let mut programs: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
+    let mut waiting = Vec::with_capacity(names.len());
+    for name in names {
+        let program = programs.remove(name).ok_or(GateError::Missing(name))?;
+        waiting.push((*name, program));
+    }
+    let waiting = Mutex::new(waiting.into_iter().enumerate());
+    let failed = Mutex::new(BTreeMap::new());
+    let load = || {
+        let next = || lock(&waiting).next();
+        while let Some((number, (name, program))) = next() {
+            if let Err(error) = load_program(name, program) {
+                lock(&failed).insert(number, error);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(names.len()) {
+            scope.spawn(load);
+        }
+        load();
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failed.into_values().next().map_or(Ok(()), Err)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn load_program(name: &'static str, program: &mut Program) -> Result<(), GateError> {
     let result = match program {
         Program::CgroupSock(program) => retried(|| program.load()),
         Program::CgroupSockAddr(program) => retried(|| program.load()),
@@ -363,10 +399,10 @@ pub(super) fn retried(
 /// the gate holds all the same.
 fn attach_tracepoints(ebpf: &mut Ebpf) -> Result<(), String> {
     for (name, event) in TRACEPOINTS {
-        load_program(ebpf, name).map_err(|error| chain(&error))?;
-        let program: &mut TracePoint = ebpf
-            .program_mut(name)
-            .ok_or_else(|| GateError::Missing(name).to_string())?
+        let program = ebpf.program_mut(name);
+        let program = program.ok_or_else(|| GateError::Missing(name).to_string())?;
+        load_program(name, program).map_err(|error| chain(&error))?;
+        let program: &mut TracePoint = program
             .try_into()
             .map_err(|error: ProgramError| chain(&error))?;
         program
