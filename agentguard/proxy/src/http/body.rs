@@ -3,7 +3,7 @@
 use std::mem;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::http::held::Held;
 use crate::http::http2::Streamed;
 use crate::http::reading::Reading;
 use crate::passing::Paced;
-use crate::relay::{MAX_LINGER, revoked};
+use crate::relay::{self, MAX_LINGER, revoked};
 use crate::revoked::Revoked;
 
 /// What the client is answered.
@@ -108,31 +108,25 @@ impl<R: Recorder> Denial<R> {
         let allowed = ready!(self.revoked.poll(cx));
         Poll::Ready(allowed.map_err(|denied| self.account.fail(revoked(&denied))))
     }
-
-    /// The same, which is over when the body is.
-    pub(crate) fn downgrade(&self) -> WeakDenial<R> {
-        WeakDenial {
-            revoked: self.revoked.clone(),
-            account: Arc::downgrade(&self.account),
-        }
-    }
 }
 
-/// See [`Denial::downgrade`].
+/// See [`ResponseBody::watched`].
 pub(crate) struct WeakDenial<R: Recorder> {
-    revoked: Revoked,
+    revoked: Weak<Mutex<Revoked>>,
     account: Weak<Account<R>>,
 }
 
 impl<R: Recorder> WeakDenial<R> {
     /// Whether it was denied; pending where it was not or the body is over. Not to be asked again once it was.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(account) = self.account.upgrade() else {
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let (Some(revoked), Some(account)) = (self.revoked.upgrade(), self.account.upgrade())
+        else {
             return Poll::Pending;
         };
-        match self.revoked.poll(cx) {
+        let mut waiting = revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        match waiting.poll(cx) {
             Poll::Ready(Err(denied)) => {
-                account.fail(revoked(&denied));
+                account.fail(relay::revoked(&denied));
                 Poll::Ready(())
             }
             _ => Poll::Pending,
@@ -402,6 +396,8 @@ pub(crate) struct ResponseBody<R: Recorder> {
     inner: Received,
     account: Arc<Account<R>>,
     revoked: Revoked,
+    /// The same, for who waits beside it.
+    watched: Option<Arc<Mutex<Revoked>>>,
     /// Reads it, where somebody wants to know what is in it.
     reading: Option<Reading>,
     /// What has come and is being read, and how much of it was.
@@ -435,6 +431,7 @@ impl<R: Recorder> ResponseBody<R> {
             inner,
             account,
             revoked,
+            watched: None,
             reading,
             in_hand: None,
             checked: None,
@@ -465,6 +462,18 @@ impl<R: Recorder> ResponseBody<R> {
             revoked: self.revoked.clone(),
             account: Arc::clone(&self.account),
         }
+    }
+
+    /// What may end it before its end, for who waits beside it. It is over with the body: until then it keeps what the
+    /// request was, and an idle connection is not to.
+    pub(crate) fn watched(&mut self) -> WeakDenial<R> {
+        let shared = Arc::new(Mutex::new(self.revoked.clone()));
+        let denial = WeakDenial {
+            revoked: Arc::downgrade(&shared),
+            account: Arc::downgrade(&self.account),
+        };
+        self.watched = Some(shared);
+        denial
     }
 
     /// Counts the bytes of a piece, and the events that end in it. `at`: how much of it was read before; the

@@ -144,7 +144,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         poll_fn(|cx| {
             let mut place = on_its_way();
             let denied = place
-                .as_mut()
+                .as_ref()
                 .map_or(Poll::Pending, |denial| denial.poll(cx));
             if denied.is_ready() {
                 *place = None;
@@ -549,7 +549,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     }
                 }
                 if !self.is_http2() {
-                    let denial = Some(body.denial().downgrade());
+                    let denial = Some(body.watched());
                     *self
                         .on_its_way
                         .lock()
