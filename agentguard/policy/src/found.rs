@@ -7,7 +7,7 @@ use agentguard_model::{Handling, HostName};
 
 use crate::agent::AgentPolicy;
 use crate::decide::Facts;
-use crate::index::{Position, Via};
+use crate::index::{Asked, Position, Via};
 use crate::policy::Policy;
 use crate::rule::{Fit, Rule};
 use crate::special;
@@ -200,6 +200,17 @@ impl Found {
 impl Policy {
     /// The rules that a flow meets.
     pub(crate) fn find(&self, agent: &AgentPolicy, facts: &Facts<'_>, ip: Option<IpAddr>) -> Found {
+        Asked::among(facts, |asked| self.find_among(agent, facts, ip, asked))
+    }
+
+    /// Those among the rules that may match a path, and how many steps are left.
+    fn find_among(
+        &self,
+        agent: &AgentPolicy,
+        facts: &Facts<'_>,
+        ip: Option<IpAddr>,
+        asked: Option<&Asked<'_>>,
+    ) -> (Found, u64) {
         // What is on paper takes no steps from what is in force: it would be denied for it.
         let (steps, paper_steps) = (Steps::new(), Steps::new());
         let fit = |rule: &Rule, in_force: bool| {
@@ -211,9 +222,11 @@ impl Policy {
             rule.obliges_a_reading(agent, facts, steps)
         };
         let in_force = |rule: &Rule| rule.in_force(&agent.name, &facts.circumstances);
+        let left = || steps.left().min(paper_steps.left());
         let mut found = Found::default();
+        let port = Some(facts.port);
         if !self.strategy().ranks() {
-            self.each(agent, facts.host, ip, Some(facts.port), |position, rule| {
+            self.each_among(agent, facts.host, ip, port, asked, |position, rule| {
                 let in_force = in_force(rule);
                 let fit = fit(rule, in_force);
                 found.add(position, rule, fit, in_force);
@@ -222,10 +235,10 @@ impl Policy {
                 }
             });
             found.exceeded = exceeded(&steps, &paper_steps);
-            return found;
+            return (found, left());
         }
         let towards = Towards::of(facts.host, ip);
-        let ranked = self.all(agent, facts.host, ip, Some(facts.port));
+        let ranked = self.all(agent, facts.host, ip, port, asked);
         let ranked = ranked.map(|(position, rule)| {
             let rank = self.strategy().rank(position, rule, towards);
             (rank, position, rule)
@@ -257,19 +270,20 @@ impl Policy {
         }
         found.ranked = true;
         found.exceeded = exceeded(&steps, &paper_steps);
-        found
+        (found, left())
     }
 
-    /// The rules that [`Self::each`] visits, in order, each once.
+    /// The rules that [`Self::each_among`] visits, in order, each once.
     fn all(
         &self,
         agent: &AgentPolicy,
         host: Option<&HostName>,
         ip: Option<IpAddr>,
         port: Option<u16>,
+        asked: Option<&Asked<'_>>,
     ) -> impl Iterator<Item = (Position, &Rule)> {
         let mut positions = Vec::new();
-        self.each(agent, host, ip, port, |position, _| {
+        self.each_among(agent, host, ip, port, asked, |position, _| {
             positions.push(position);
         });
         positions.sort_unstable();
@@ -287,6 +301,19 @@ impl Policy {
         host: Option<&HostName>,
         ip: Option<IpAddr>,
         port: Option<u16>,
+        visit: impl FnMut(Position, &Rule),
+    ) {
+        self.each_among(agent, host, ip, port, None, visit);
+    }
+
+    /// As [`Self::each`], but for rules that do not match a path.
+    pub(crate) fn each_among(
+        &self,
+        agent: &AgentPolicy,
+        host: Option<&HostName>,
+        ip: Option<IpAddr>,
+        port: Option<u16>,
+        asked: Option<&Asked<'_>>,
         mut visit: impl FnMut(Position, &Rule),
     ) {
         let closed = ip.is_some_and(|ip| match host {
@@ -307,7 +334,7 @@ impl Policy {
             }
         };
         for index in &agent.indexes {
-            index.visit(host, ip, port, &mut check);
+            index.visit(host, ip, port, asked, &mut check);
         }
     }
 }

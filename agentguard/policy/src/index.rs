@@ -1,13 +1,25 @@
 //! The rules of an agent by what they match, so that rules which cannot match cost nothing.
 
+mod paths;
+
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use agentguard_model::HostName;
 use ipnet::IpNet;
 
 use crate::pattern::HostPattern;
 use crate::rule::Rule;
+
+use paths::{ByPath, MOST};
+
+pub(crate) use paths::Asked;
+
+/// Of so many rules for one destination it is known what the paths begin with that they are about. Fewer are gone
+/// through sooner than a path is looked up.
+pub(crate) const MANY: usize = 32;
 
 /// The place of a rule in the policy, from 0.
 pub(crate) type Position = u32;
@@ -52,9 +64,33 @@ enum Family {
 #[derive(Debug, Default)]
 struct Bucket {
     /// Those for a few ports, by port.
-    ports: HashMap<u16, Vec<Position>>,
+    ports: HashMap<u16, Listed>,
     /// Those for many.
-    wide: Vec<Position>,
+    wide: Listed,
+}
+
+/// Rules for one destination and the same ports.
+#[derive(Debug, Default)]
+struct Listed {
+    /// All of them, in order.
+    all: Vec<Position>,
+    /// The same by path, where they are many.
+    by_path: Option<Arc<ByPath>>,
+}
+
+impl Listed {
+    fn add(&mut self, position: Position) {
+        if self.all.last() != Some(&position) {
+            self.all.push(position);
+        }
+    }
+
+    fn visit(&self, asked: Option<&Asked<'_>>, mut visit: impl FnMut(Position)) {
+        match asked.zip(self.by_path.as_ref()) {
+            Some((asked, by_path)) => by_path.visit(asked, visit),
+            None => self.all.iter().for_each(|position| visit(*position)),
+        }
+    }
 }
 
 impl Bucket {
@@ -62,38 +98,39 @@ impl Bucket {
         match rule.ports.singles() {
             Some(ports) => {
                 for port in ports {
-                    let here = self.ports.entry(port).or_default();
-                    if here.last() != Some(&position) {
-                        here.push(position);
-                    }
+                    self.ports.entry(port).or_default().add(position);
                 }
             }
-            None if self.wide.last() != Some(&position) => self.wide.push(position),
-            None => {}
+            None => self.wide.add(position),
         }
     }
 
+    fn lists(&mut self) -> impl Iterator<Item = &mut Listed> {
+        self.ports
+            .values_mut()
+            .chain(std::iter::once(&mut self.wide))
+    }
+
     /// Calls `visit` with the rules that may be for a port, or with all of them.
-    fn visit(&self, port: Option<u16>, via: Via, visit: &mut impl FnMut(Position, Via)) {
-        self.wide.iter().for_each(|position| visit(*position, via));
+    fn visit(&self, port: Option<u16>, asked: Option<&Asked<'_>>, mut visit: impl FnMut(Position)) {
+        self.wide.visit(asked, &mut visit);
         match port {
             Some(port) => {
                 if let Some(here) = self.ports.get(&port) {
-                    here.iter().for_each(|position| visit(*position, via));
+                    here.visit(asked, visit);
                 }
             }
             None => self
                 .ports
                 .values()
-                .flatten()
-                .for_each(|position| visit(*position, via)),
+                .for_each(|here| here.visit(asked, &mut visit)),
         }
     }
 }
 
 impl Index {
-    /// The index of some of a policy's rules.
-    pub(crate) fn new(rules: &[Rule], positions: &[Position]) -> Self {
+    /// The index of some of a policy's rules. `many`: of so many for one destination by path, too.
+    pub(crate) fn new(rules: &[Rule], positions: &[Position], many: usize) -> Self {
         let mut index = Self::default();
         for &position in positions {
             let Some(rule) = usize::try_from(position).ok().and_then(|n| rules.get(n)) else {
@@ -102,10 +139,36 @@ impl Index {
             index.add(position, rule);
         }
         // The longest first: the narrowest rules are the likeliest to match.
+        index.ranges.sort_by_key(|(_, length, _)| Reverse(*length));
+        index.sort_by_path(rules, many, positions.len().saturating_mul(MOST));
         index
+    }
+
+    /// Sorts the rules for one destination by path where they are many: the most first, as long as there are no more
+    /// than `left` entries in all.
+    fn sort_by_path(&mut self, rules: &[Rule], many: usize, mut left: usize) {
+        let by_name = self.exact.values_mut().chain(self.below.values_mut());
+        let by_range = self
             .ranges
-            .sort_by_key(|(_, length, _)| std::cmp::Reverse(*length));
-        index
+            .iter_mut()
+            .flat_map(|(.., map)| map.values_mut());
+        let buckets = by_name.chain(by_range);
+        let buckets = buckets.chain(std::iter::once(&mut self.anywhere));
+        let lists = buckets.flat_map(Bucket::lists);
+        let mut lists: Vec<&mut Listed> = lists.filter(|it| it.all.len() >= many).collect();
+        // Destinations with the same rules stand side by side, and share what is made of them.
+        lists.sort_by(|a, b| (Reverse(a.all.len()), &a.all).cmp(&(Reverse(b.all.len()), &b.all)));
+        let mut before: Option<(&[Position], Option<Arc<ByPath>>)> = None;
+        for Listed { all, by_path } in lists {
+            *by_path = match &before {
+                Some((same, made)) if *same == all.as_slice() => made.clone(),
+                _ => ByPath::new(rules, all, left).map(|made| {
+                    left = left.saturating_sub(made.len());
+                    Arc::new(made)
+                }),
+            };
+            before = Some((all, by_path.clone()));
+        }
     }
 
     fn add(&mut self, position: Position, rule: &Rule) {
@@ -150,31 +213,35 @@ impl Index {
     }
 
     /// Visits the rules that may match a name, or an address, or both; one may be visited more
-    /// than once. `port`: only those that may be for it.
+    /// than once. `port`: only those that may be for it. `asked`: only those that may match that path, though others can
+    /// be among them.
     pub(crate) fn visit(
         &self,
         host: Option<&HostName>,
         ip: Option<IpAddr>,
         port: Option<u16>,
+        asked: Option<&Asked<'_>>,
         visit: &mut impl FnMut(Position, Via),
     ) {
-        self.anywhere.visit(port, Via::Anywhere, visit);
+        let here = |position: Position| visit(position, Via::Anywhere);
+        self.anywhere.visit(port, asked, here);
         if let Some(name) = host {
+            let mut here = |position: Position| visit(position, Via::Host);
             if let Some(bucket) = self.exact.get(name.as_str()) {
-                bucket.visit(port, Via::Host, visit);
+                bucket.visit(port, asked, &mut here);
             }
             if !self.below.is_empty() {
                 let mut rest = name.as_str();
                 while let Some((_, suffix)) = rest.split_once('.') {
                     if let Some(bucket) = self.below.get(suffix) {
-                        bucket.visit(port, Via::Host, visit);
+                        bucket.visit(port, asked, &mut here);
                     }
                     rest = suffix;
                 }
             }
         }
         if let Some(ip) = ip {
-            self.visit_ranges(IpNet::from(ip), port, visit);
+            self.visit_ranges(IpNet::from(ip), port, asked, visit);
         }
     }
 
@@ -183,6 +250,7 @@ impl Index {
         &self,
         net: IpNet,
         port: Option<u16>,
+        asked: Option<&Asked<'_>>,
         visit: &mut impl FnMut(Position, Via),
     ) {
         for (family_of, length, map) in &self.ranges {
@@ -193,14 +261,15 @@ impl Index {
                 continue;
             };
             if let Some(bucket) = map.get(&wider.network()) {
-                bucket.visit(port, Via::Range, visit);
+                bucket.visit(port, asked, |position| visit(position, Via::Range));
             }
         }
     }
 
     /// Visits the rules that match any destination.
     pub(crate) fn visit_anywhere(&self, visit: &mut impl FnMut(Position, Via)) {
-        self.anywhere.visit(None, Via::Anywhere, visit);
+        let here = |position: Position| visit(position, Via::Anywhere);
+        self.anywhere.visit(None, None, here);
     }
 
     /// Every range that a rule names.

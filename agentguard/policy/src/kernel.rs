@@ -110,7 +110,7 @@ impl Policy {
                 positions.insert(position);
             };
             index.visit_anywhere(&mut add);
-            index.visit_ranges(net, None, &mut add);
+            index.visit_ranges(net, None, None, &mut add);
         }
         let mut candidates = self.candidates(&positions, Towards::Addresses(net), false);
         if let Some((_, range)) = special::hard(&net) {

@@ -1,5 +1,6 @@
 //! Patterns of hosts, paths, texts, control groups and ports.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::str::FromStr;
 
 use agentguard_model::{HostName, InvalidHost};
@@ -11,10 +12,42 @@ use crate::steps::Steps;
 const ENDLESS: u64 = u64::MAX;
 
 /// In so many bytes the end of a segment is found in one step.
-const FOUND: usize = 64;
+pub(crate) const FOUND: usize = 64;
 
 /// How many bytes a short segment has.
 const SHORT: usize = 16;
+
+/// As many segments of a path are looked at to tell what it begins with.
+const BEGIN: usize = 8;
+
+/// A segment that is longer ends what a path begins with: no more is gone through.
+const BEGIN_SEGMENT: usize = 256;
+
+/// What all that a pattern matches begins with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Beginning {
+    /// As of [`beginnings`], one of which each text has that the pattern matches.
+    pub(crate) hash: u64,
+    /// How many segments of a text are looked at, at most, to see that it begins otherwise.
+    pub(crate) segments: usize,
+}
+
+/// What a text without its leading `/` begins with: its first segment, its first two, and so on. Two texts that begin
+/// alike have the same, and others next to never.
+pub(crate) fn beginnings(text: &str) -> impl Iterator<Item = u64> {
+    begin(Segments::of(text))
+}
+
+fn begin<'a>(segments: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = u64> {
+    let mut hasher = DefaultHasher::new();
+    let short = segments.take_while(|segment| segment.len() <= BEGIN_SEGMENT);
+    short.take(BEGIN).map(move |segment| {
+        hasher.write(segment);
+        // No segment has one.
+        hasher.write_u8(b'/');
+        hasher.finish()
+    })
+}
 
 /// A pattern of segments that `/` separates. `*` stands for any run of characters within a
 /// segment, also none; `**`, alone in a segment, for any number of segments, also none.
@@ -77,6 +110,25 @@ impl Glob {
     pub(crate) fn len(&self) -> usize {
         let segments = self.segments.iter();
         segments.map(|segment| segment.written().len() + 1).sum()
+    }
+
+    /// What all that it matches begins with: its segments before the first with a `*`. Nothing where it has none, or where
+    /// it may take long to see that a text is none of these, since the end of a text is looked at first, for what follows
+    /// the last `**`.
+    pub(crate) fn beginning(&self) -> Option<Beginning> {
+        let is_any = |segment: &Segment| *segment == Segment::Any;
+        let last_any = self.segments.iter().rposition(is_any);
+        let tail = last_any.map_or(&[][..], |n| self.segments.get(n + 1..).unwrap_or_default());
+        if tail.iter().any(|it| !matches!(it, Segment::Exact(_))) {
+            return None;
+        }
+        let exact = self.segments.iter().map_while(|segment| match segment {
+            Segment::Exact(text) => Some(text.as_bytes()),
+            Segment::Any | Segment::Pattern(_) => None,
+        });
+        let (count, hash) = (1..).zip(begin(exact)).last()?;
+        let segments = count + tail.len();
+        Some(Beginning { hash, segments })
     }
 
     /// Whether it matches a text without its leading `/`.
@@ -510,7 +562,9 @@ pub(crate) fn all_or_among(patterns: &[Wildcard], others: &[Wildcard]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{CgroupPattern, Glob, HostPattern, Ports};
+    use super::{
+        BEGIN_SEGMENT, CgroupPattern, ENDLESS, FOUND, Glob, HostPattern, Ports, beginnings,
+    };
 
     #[test]
     fn globs() {
@@ -542,6 +596,36 @@ mod tests {
         }
         assert!(Glob::new("a/**b").is_err());
         assert!(Glob::new("a/../b").is_err());
+    }
+
+    #[test]
+    fn a_glob_has_a_beginning_unless_it_begins_or_ends_with_a_pattern() {
+        let long = "a".repeat(BEGIN_SEGMENT + 1);
+        for (pattern, begins, segments) in [
+            ("", Some(""), 1),
+            ("a", Some("a"), 1),
+            ("a/", Some("a/"), 2),
+            ("a/b/**", Some("a/b"), 2),
+            ("a/b*/c", Some("a"), 1),
+            ("a/**/b/c", Some("a"), 3),
+            ("a/**/b*/**/c", Some("a"), 2),
+            ("a/a/a/a/a/a/a/a/a/a", Some("a/a/a/a/a/a/a/a"), 8),
+            (&format!("a/{long}/b"), Some("a"), 1),
+            (&long, None, 0),
+            ("a/**/*.txt", None, 0),
+            ("*", None, 0),
+            ("**", None, 0),
+            ("a*/b", None, 0),
+            ("**/a", None, 0),
+        ] {
+            let beginning = Glob::new(pattern).unwrap().beginning();
+            let found = beginning.map(|it| (it.hash, it.segments));
+            let expected = begins.map(|text| (beginnings(text).last().unwrap(), segments));
+            assert_eq!(found, expected, "{pattern}");
+        }
+        assert_eq!(beginnings("a/b/c").nth(1), beginnings("a/b").last());
+        assert_ne!(beginnings("ab/c").last(), beginnings("a/bc").last());
+        assert_eq!(beginnings(&long).count(), 0);
     }
 
     #[test]
@@ -604,6 +688,29 @@ mod tests {
         ) {
             let glob = Glob::new(&pattern.join("/")).unwrap();
             proptest::prop_assert_eq!(glob.matches(&text.join("/")), defined(&pattern, &text));
+        }
+
+        /// What it matches begins as it says, and to see that something else does not takes no more than it says.
+        #[test]
+        fn what_a_glob_matches_has_its_beginning_and_the_rest_is_soon_told(
+            pattern in proptest::collection::vec(proptest::sample::select(&["**", "*", "a", "a", "b", "a*", ""][..]), 1..12),
+            text in proptest::collection::vec(
+                (proptest::sample::select(&["a", "a", "b", ""][..]), proptest::sample::select(&[1, 1, 1, BEGIN_SEGMENT, 2 * BEGIN_SEGMENT][..])),
+                1..12,
+            ),
+        ) {
+            let glob = Glob::new(&pattern.join("/")).unwrap();
+            let text: Vec<String> = text.iter().map(|(text, times)| text.repeat(*times)).collect();
+            let text = text.join("/");
+            let mut left = ENDLESS;
+            let matches = glob.matches_while(&text, &mut left);
+            if let Some(beginning) = glob.beginning()
+                && !beginnings(&text).any(|hash| hash == beginning.hash)
+            {
+                proptest::prop_assert!(!matches);
+                let taken = usize::try_from(ENDLESS - left).unwrap();
+                proptest::prop_assert!(taken <= beginning.segments + text.len() / FOUND);
+            }
         }
 
         /// Whatever one matches that is covered, the other matches.

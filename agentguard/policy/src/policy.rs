@@ -12,7 +12,7 @@ use crate::agent::AgentPolicy;
 use crate::budget::BudgetRule;
 use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::document::LogLevel;
-use crate::index::{Index, Position};
+use crate::index::{Index, MANY, Position};
 use crate::limit::{BreakerRule, LimitRule};
 use crate::load::{self, load};
 use crate::providers::Providers;
@@ -77,7 +77,7 @@ pub(crate) fn compile_with(
     ));
     load::sort(&mut warnings, documents);
     let mut agents = loaded.agents;
-    index(&loaded.rules, &mut agents).map_err(|message| {
+    index(&loaded.rules, &mut agents, MANY).map_err(|message| {
         Diagnostics::from(Diagnostic {
             severity: Severity::Error,
             path: documents
@@ -122,8 +122,8 @@ pub(crate) fn compile_with(
 }
 
 /// Gives each agent the indexes of its rules: one that all share, and one of the rules that are
-/// not for everyone, shared by the agents that have the same.
-fn index(rules: &[Rule], agents: &mut [AgentPolicy]) -> Result<(), String> {
+/// not for everyone, shared by the agents that have the same. `many` as of [`Index::new`].
+fn index(rules: &[Rule], agents: &mut [AgentPolicy], many: usize) -> Result<(), String> {
     let mut everyones: Vec<Position> = Vec::new();
     let mut others: Vec<(Position, &Rule)> = Vec::new();
     for (position, rule) in (0..).zip(rules) {
@@ -133,7 +133,7 @@ fn index(rules: &[Rule], agents: &mut [AgentPolicy]) -> Result<(), String> {
             others.push((position, rule));
         }
     }
-    let shared = Arc::new(Index::new(rules, &everyones));
+    let shared = Arc::new(Index::new(rules, &everyones, many));
     let mut indexed = everyones.len();
     let mut indexes: HashMap<Vec<Position>, Arc<Index>> = HashMap::new();
     for agent in agents {
@@ -156,7 +156,7 @@ fn index(rules: &[Rule], agents: &mut [AgentPolicy]) -> Result<(), String> {
                 "the rules of all agents together are more than {MAX_INDEXED}, a rule counted for each agent it is for"
             ));
         }
-        let index = Arc::new(Index::new(rules, &own));
+        let index = Arc::new(Index::new(rules, &own, many));
         agent.indexes.push(Arc::clone(&index));
         indexes.insert(own, index);
     }
@@ -182,6 +182,13 @@ fn version(documents: &[Document]) -> String {
 }
 
 impl Policy {
+    /// The same with an index by path of so many rules for one destination, or more.
+    #[cfg(test)]
+    pub(crate) fn indexed_from(mut self, many: usize) -> Self {
+        index(&self.rules, &mut self.agents, many).unwrap();
+        self
+    }
+
     /// Whether a rule looks at the tools that a model asks to call, so that answers have to be read before they
     /// are passed on.
     #[must_use]

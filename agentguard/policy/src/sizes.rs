@@ -2,6 +2,7 @@
 
 use crate::agent::AgentPolicy;
 use crate::decide::Facts;
+use crate::index::Asked;
 use crate::policy::Policy;
 use crate::rule::{Seen, bit};
 use crate::special;
@@ -18,22 +19,25 @@ impl Policy {
         };
         let ip = facts.ip.map(special::canonical);
         let ip = ip.filter(|ip| !special::is_virtual(*ip));
-        let mut limit: Option<u64> = None;
-        // Where they do not suffice it is decided again, and denied for that.
-        let steps = Steps::new();
-        self.each(agent, facts.host, ip, Some(facts.port), |_, rule| {
-            if let Some(over) = rule.request.body_over
-                && over >= request.body
-                && rule.transports & bit(facts.transport) != 0
-                && rule.ports.contains(facts.port)
-                && rule
-                    .request
-                    .but_for_size(request, rule.allows(), &steps)
-                    .unwrap_or(true)
-            {
-                limit = Some(limit.map_or(over, |limit| limit.min(over)));
-            }
-        });
-        limit
+        let port = Some(facts.port);
+        Asked::among(facts, |asked| {
+            let mut limit: Option<u64> = None;
+            // Where they do not suffice it is decided again, and denied for that.
+            let steps = Steps::new();
+            self.each_among(agent, facts.host, ip, port, asked, |_, rule| {
+                if let Some(over) = rule.request.body_over
+                    && over >= request.body
+                    && rule.transports & bit(facts.transport) != 0
+                    && rule.ports.contains(facts.port)
+                    && rule
+                        .request
+                        .but_for_size(request, rule.allows(), &steps)
+                        .unwrap_or(true)
+                {
+                    limit = Some(limit.map_or(over, |limit| limit.min(over)));
+                }
+            });
+            (limit, steps.left())
+        })
     }
 }

@@ -57,6 +57,11 @@ impl Steps {
         self.exceeded.get().map(String::as_str)
     }
 
+    /// How many are left.
+    pub(crate) const fn left(&self) -> u64 {
+        self.left.get()
+    }
+
     /// How often what is left did not suffice. Where it has grown, what was found meanwhile is not so.
     pub(crate) const fn refused(&self) -> u64 {
         self.refused.get()

@@ -1,6 +1,7 @@
 mod a2a;
 mod agreement;
 mod budgets;
+mod by_path;
 mod changes;
 mod conditions;
 mod defaults;

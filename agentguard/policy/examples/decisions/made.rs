@@ -1,5 +1,6 @@
 //! Policies of any size and calls that meet them, made by counting: each run measures the same.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::net::IpAddr;
 
@@ -19,10 +20,15 @@ pub(crate) const CASES: &[Case] = &[
     case("policy-10000", 10_000, &MIX),
     case("policy-100-miss", 100, &MISSES),
     case("policy-10000-miss", 10_000, &MISSES),
+    case("policy-site-10", 10, &AT_SITE),
+    case("policy-site-1000", 1_000, &AT_SITE),
+    case("policy-site-10000", 10_000, &AT_SITE),
 ];
 
 /// Calls of one case.
 const CALLS: usize = 512;
+/// The site of the cases in which there is but one.
+const SITE: &str = "site.example.com";
 /// A rule of each kind for one service.
 const KINDS: usize = 6;
 
@@ -63,6 +69,10 @@ enum Kind {
     OtherMethod,
     /// A flow to an address that no rule knows.
     UnknownAddress,
+    /// A GET to the one site, all of whose other rules are about other paths.
+    Public,
+    /// A GET to the same of a path that one of them denies.
+    Private,
 }
 
 /// Nine of sixteen are allowed, two are denied by a rule, and five by none.
@@ -90,6 +100,8 @@ const MISSES: [Kind; 4] = [
     Kind::OtherMethod,
     Kind::UnknownAddress,
 ];
+/// All rules are for one site, and differ in the path.
+const AT_SITE: [Kind; 4] = [Kind::Public, Kind::Public, Kind::Private, Kind::Public];
 
 /// A call, with what the rules say of it.
 #[derive(Debug)]
@@ -144,9 +156,7 @@ impl Call {
 impl Case {
     /// For whoever is measured beside us.
     pub(crate) fn description(&self) -> Value {
-        let rules: Vec<Value> = (0..self.rules)
-            .map(|n| Rule::new(n).description())
-            .collect();
+        let rules: Vec<Value> = self.all_rules().map(|rule| rule.description()).collect();
         let calls = self.calls().unwrap_or_default();
         let calls: Vec<Value> = calls.iter().map(Call::description).collect();
         json!({"case": self.name, "rules": rules, "calls": calls})
@@ -155,15 +165,29 @@ impl Case {
     /// The policy's document.
     pub(crate) fn policy(&self) -> String {
         let mut text = format!("version: 1\nagents: [{{name: {AGENT}}}]\nrules:\n");
-        for number in 0..self.rules {
-            text.push_str(&Rule::new(number).text());
-        }
+        self.all_rules()
+            .for_each(|rule| text.push_str(&rule.text()));
         text
+    }
+
+    fn all_rules(&self) -> impl Iterator<Item = Rule> {
+        (0..self.rules).map(|number| match self.is_of_one_site() {
+            true => Rule::at_site(number),
+            false => Rule::new(number),
+        })
+    }
+
+    fn is_of_one_site(&self) -> bool {
+        let mut kinds = self.mix.iter();
+        kinds.any(|kind| matches!(kind, Kind::Public | Kind::Private))
     }
 
     /// The calls, spread over the services of the policy.
     pub(crate) fn calls(&self) -> Result<Vec<Call>, Box<dyn Error>> {
-        let services = (self.rules / KINDS).max(1);
+        let services = match self.is_of_one_site() {
+            true => self.rules,
+            false => (self.rules / KINDS).max(1),
+        };
         // Not one service after the other: what is in the processor's cache is not what comes next. And
         // each kind of call comes to many of them.
         let service = |n: usize| (n * 7_919 + n / self.mix.len()) % services;
@@ -268,6 +292,20 @@ fn call(kind: Kind, service: usize) -> Result<Call, Box<dyn Error>> {
             port: 8080,
             ..flow
         },
+        Kind::Public => Call {
+            host: name(SITE.to_owned())?,
+            ip: resolved()?,
+            request: sent("GET", format!("/v1/things/{service}"), JSON)?,
+            allowed: true,
+            ..flow
+        },
+        // The first rule of the site is another.
+        Kind::Private => Call {
+            host: name(SITE.to_owned())?,
+            ip: resolved()?,
+            request: sent("GET", format!("/private{}/notes", service.max(1)), JSON)?,
+            ..flow
+        },
     })
 }
 
@@ -287,11 +325,29 @@ struct Rule {
     port: Option<u16>,
     method: Option<&'static str>,
     /// The beginning of the path: it and everything below.
-    path: Option<&'static str>,
+    path: Option<Cow<'static, str>>,
     content_type: Option<&'static str>,
 }
 
 impl Rule {
+    /// One of those that are all for one site: the first allows what is read there, and each of the others denies a path
+    /// of its own.
+    fn at_site(number: usize) -> Self {
+        let allow = number == 0;
+        Self {
+            number,
+            allow,
+            host: Some(SITE.to_owned()),
+            port: Some(443),
+            method: allow.then_some("GET"),
+            path: Some(match allow {
+                true => "/v1".into(),
+                false => format!("/private{number}").into(),
+            }),
+            ..Self::default()
+        }
+    }
+
     fn new(number: usize) -> Self {
         let service = number / KINDS;
         let rule = Self {
@@ -313,20 +369,20 @@ impl Rule {
             2 => Self {
                 host: at_service,
                 method: Some("GET"),
-                path: Some("/v1"),
+                path: Some("/v1".into()),
                 ..rule
             },
             3 => Self {
                 host: at_service,
                 method: Some("POST"),
-                path: Some("/v1/items"),
+                path: Some("/v1/items".into()),
                 content_type: Some("application/json"),
                 ..rule
             },
             4 => Self {
                 host: at_service,
                 allow: false,
-                path: Some("/v1/admin"),
+                path: Some("/v1/admin".into()),
                 ..rule
             },
             _ => Self {
@@ -360,7 +416,7 @@ impl Rule {
             self.cidr.as_ref().map(|cidr| format!("cidr: [{cidr}]")),
             self.port.map(|port| format!("port: [{port}]")),
             self.method.map(|method| format!("method: [{method}]")),
-            self.path.map(|path| format!("path: [{path}/**]")),
+            self.path.as_ref().map(|path| format!("path: [{path}/**]")),
             self.content_type
                 .map(|kind| format!("header: {{content-type: [{kind}]}}")),
         ];
