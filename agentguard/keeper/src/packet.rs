@@ -15,7 +15,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -77,9 +76,19 @@ impl From<Errno> for PacketError {
 #[derive(Debug)]
 pub struct Packet {
     socket: OwnedFd,
-    /// Where the next packet goes: [`MAX_BYTES`], of which the kernel gives what is used. Empty before the first one, and
-    /// while somebody waits for one: who waits beside makes one, too.
-    room: Mutex<Vec<u8>>,
+}
+
+/// Where packets are received, one after the other: [`MAX_BYTES`], which who receives many keeps.
+#[derive(Debug, Default)]
+pub struct Room(Vec<u8>);
+
+impl Room {
+    fn bytes(&mut self) -> &mut [u8] {
+        if self.0.is_empty() {
+            self.0 = vec![0; MAX_BYTES];
+        }
+        &mut self.0
+    }
 }
 
 /// Who is at the other end, as the kernel says: the process that called `connect`, with the
@@ -166,7 +175,18 @@ impl Packet {
     /// [`PacketError::Truncated`], [`PacketError::Malformed`], [`PacketError::Surplus`]: the peer is
     /// faulty or hostile, the packet is gone and its descriptors are closed. [`PacketError::Socket`].
     pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, PacketError> {
-        let said = self.recv_said()?;
+        self.recv_in(&mut Room::default())
+    }
+
+    /// As [`Packet::recv`], for who receives many.
+    ///
+    /// # Errors
+    /// As [`Packet::recv`].
+    pub fn recv_in<T: DeserializeOwned>(
+        &self,
+        room: &mut Room,
+    ) -> Result<Option<(T, Vec<OwnedFd>)>, PacketError> {
+        let said = self.recv_into(room.bytes())?;
         Ok(said.map(|said| (said.message, said.fds)))
     }
 
@@ -175,17 +195,7 @@ impl Packet {
     /// # Errors
     /// As [`Packet::recv`].
     pub fn recv_said<T: DeserializeOwned>(&self) -> Result<Option<Said<T>>, PacketError> {
-        let mut bytes = std::mem::take(&mut *self.room());
-        if bytes.is_empty() {
-            bytes = vec![0; MAX_BYTES];
-        }
-        let said = self.recv_into(&mut bytes);
-        *self.room() = bytes;
-        said
-    }
-
-    fn room(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recv_into(Room::default().bytes())
     }
 
     fn recv_into<T: DeserializeOwned>(
@@ -411,10 +421,7 @@ impl Plain for libc::c_int {}
 /// For a socket that was inherited or received. It must be a unix `SOCK_SEQPACKET`.
 impl From<OwnedFd> for Packet {
     fn from(socket: OwnedFd) -> Self {
-        Self {
-            socket,
-            room: Mutex::default(),
-        }
+        Self { socket }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What became of an allowed action.
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::{iter, mem};
 
 use agentguard_decision::{Asked, Decided, Decider, Recorder, Used};
@@ -13,7 +14,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::decoders::Decoding;
 use crate::http::Said;
-use crate::relay::Counts;
+use crate::relay::{self, Counts};
+use crate::revoked::Revoked;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -41,6 +43,8 @@ pub(crate) struct Account<R: Recorder> {
     /// Of the other messages of a batch, each with its id: what comes of them is told here.
     beside: OnceLock<Vec<(Option<String>, Account<R>)>>,
     error: Mutex<Option<String>>,
+    /// What may end it, for who waits beside the bodies that are accounted for here; gone with them.
+    watched: Mutex<Option<Revoked>>,
     /// Whether its answer was read to its end, though its client did not get it.
     whole: AtomicBool,
     /// Whether all that went wrong is that its client went away.
@@ -49,6 +53,31 @@ pub(crate) struct Account<R: Recorder> {
     waits: AtomicBool,
     /// Whether its request was made to ask for its usage, which its client did not.
     asks_usage: AtomicBool,
+}
+
+/// What may end an answer before its end, for who waits beside it. It keeps nothing of the request: an idle connection is
+/// not to.
+pub(crate) struct Watch<R: Recorder>(Weak<Account<R>>);
+
+impl<R: Recorder> Watch<R> {
+    /// Whether the policy has come to deny it; pending where it has not or all of it is over. Not to be asked again once it
+    /// was.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(account) = self.0.upgrade() else {
+            return Poll::Pending;
+        };
+        let mut watched = account
+            .watched
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match watched.as_mut().map(|revoked| revoked.poll(cx)) {
+            Some(Poll::Ready(Err(denied))) => {
+                account.fail(relay::revoked(&denied));
+                Poll::Ready(())
+            }
+            _ => Poll::Pending,
+        }
+    }
 }
 
 /// The beginnings of what passes.
@@ -79,6 +108,12 @@ pub(crate) struct Counted {
 }
 
 impl<R: Recorder> Account<R> {
+    /// Has somebody wait for a denial beside the bodies, for as long as one of them is there.
+    pub(crate) fn watch(self: &Arc<Self>, revoked: Revoked) -> Watch<R> {
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(revoked);
+        Watch(Arc::downgrade(self))
+    }
+
     pub(crate) fn new(decider: Decider<R>, decided: Decided) -> Self {
         if let Some(held) = decided.held() {
             held.leaves();
@@ -96,6 +131,7 @@ impl<R: Recorder> Account<R> {
             keeping: OnceLock::new(),
             beside: OnceLock::new(),
             error: Mutex::new(None),
+            watched: Mutex::default(),
             whole: AtomicBool::new(false),
             left: AtomicBool::new(false),
             waits: AtomicBool::new(false),

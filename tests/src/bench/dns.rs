@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::proxy::cpu;
+use super::proxy::Taken;
 use super::sample;
 use super::taken::processes;
 use crate::{Guard, Origin, Process, World, address, wait_until};
@@ -107,9 +107,9 @@ fn rounds(world: &World, guard: &Guard<'_>, unbound: &Process, case: Case) -> Re
             Resolver::Guard => processes(guard)?.to_vec(),
             Resolver::Unbound => vec![unbound.id()],
         };
-        let before = cpu(&pids)?;
+        let before = Taken::of(&pids)?;
         let seen = asked(world, guard, resolver, case)?;
-        Ok::<_, anyhow::Error>((seen, cpu(&pids)?.saturating_sub(before)))
+        Ok::<_, anyhow::Error>((seen, Taken::of(&pids)?.since(&before)))
     };
     // The first questions of each fill its cache.
     for resolver in [Resolver::Guard, Resolver::Unbound] {

@@ -11,6 +11,7 @@ mod load;
 pub(super) mod peers;
 mod posts;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
@@ -597,9 +598,9 @@ impl Bench<'_> {
                 self.world.host().command(program).args(arguments)
             }
         };
-        let before = cpu(&pids)?;
+        let before = Taken::of(&pids)?;
         let output = call.limit(LIMIT).run()?.success()?;
-        let took = cpu(&pids)?.saturating_sub(before);
+        let took = Taken::of(&pids)?.since(&before);
         let measured = load
             .measured(&output.stdout, &log)
             .with_context(|| format!("{} through {}", case.name, subject.name()))?;
@@ -649,24 +650,40 @@ fn tell(
     }
 }
 
-/// The processor's time that the threads of these have taken (`schedstats` of the kernel's documentation: the first
-/// field, in nanoseconds). What one has taken that ends meanwhile is lost: those that do are idle ones, which wait for
-/// work that blocks.
-pub(super) fn cpu(pids: &[u32]) -> Result<Duration> {
-    let mut nanos = 0;
-    for pid in pids {
-        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let path = task?.path().join("schedstat");
-            let stat = match fs::read_to_string(&path) {
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound) => continue,
-                Err(error) if error.raw_os_error() == Some(GONE) => continue,
-                stat => stat.with_context(|| path.display().to_string())?,
-            };
-            let ran = stat.split_whitespace().next().context("no time")?;
-            nanos += ran.parse::<u64>()?;
+/// The processor's time of each thread of some processes (`schedstats` of the kernel's documentation: the first field, in
+/// nanoseconds), by process and thread.
+pub(super) struct Taken(BTreeMap<(u32, String), u64>);
+
+impl Taken {
+    /// What they have taken until now.
+    pub(super) fn of(pids: &[u32]) -> Result<Self> {
+        let mut threads = BTreeMap::new();
+        for pid in pids {
+            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let task = task?;
+                let path = task.path().join("schedstat");
+                let stat = match fs::read_to_string(&path) {
+                    Err(error) if matches!(error.kind(), ErrorKind::NotFound) => continue,
+                    Err(error) if error.raw_os_error() == Some(GONE) => continue,
+                    stat => stat.with_context(|| path.display().to_string())?,
+                };
+                let ran = stat.split_whitespace().next().context("no time")?;
+                let thread = task.file_name().to_string_lossy().into_owned();
+                threads.insert((*pid, thread), ran.parse()?);
+            }
         }
+        Ok(Self(threads))
     }
-    Ok(Duration::from_nanos(nanos))
+
+    /// What they have taken since. What a thread took that has ended meanwhile is lost, of this time alone: those that do
+    /// are idle ones, which wait for work that blocks.
+    pub(super) fn since(&self, before: &Self) -> Duration {
+        let each = self.0.iter().map(|(thread, now)| {
+            let then = before.0.get(thread).copied().unwrap_or_default();
+            now.saturating_sub(then)
+        });
+        Duration::from_nanos(each.sum())
+    }
 }
 
 #[cfg(test)]

@@ -114,7 +114,9 @@ impl Reached {
 
 impl Target {
     fn line<'f>(&self, groups: &'f [Figures], subject: &str) -> Option<&'f Line> {
-        let figures = groups.iter().find(|figures| figures.group == self.group)?;
+        // What failed on its way has figures of some rounds, or of none: that is no measurement.
+        let whole = |it: &&Figures| it.group == self.group && it.failed.is_none();
+        let figures = groups.iter().find(whole)?;
         figures.lines.iter().find(|line| {
             (
                 line.case.as_str(),
@@ -297,6 +299,9 @@ mod tests {
         };
         assert_eq!(rows(&both("start")).len(), 1);
         assert_eq!(rows(&both("run")), [""; 0]);
+        let mut failed = both("start");
+        failed[0].failed = Some("a client ended".into());
+        assert_eq!(rows(&failed), [""; 0]);
         // All are in the table all the same.
         assert_eq!(table(&[]).lines().count(), TARGETS.len() + 2);
     }

@@ -349,7 +349,11 @@ fn load_programs(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), GateErro
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| {
         for _ in 1..threads.min(names.len()) {
-            scope.spawn(load);
+            // Where there are no threads left, it takes longer.
+            let thread = std::thread::Builder::new().name("gate-load".into());
+            if thread.spawn_scoped(scope, load).is_err() {
+                break;
+            }
         }
         load();
     });

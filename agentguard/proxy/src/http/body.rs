@@ -2,8 +2,8 @@
 
 use std::mem;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, timeout};
 
-use crate::account::Account;
+use crate::account::{Account, Watch};
 use crate::http::behind::Behind;
 use crate::http::checked::Checked;
 use crate::http::checks::Checks;
@@ -26,7 +26,7 @@ use crate::http::held::Held;
 use crate::http::http2::Streamed;
 use crate::http::reading::Reading;
 use crate::passing::Paced;
-use crate::relay::{self, MAX_LINGER, revoked};
+use crate::relay::{MAX_LINGER, revoked};
 use crate::revoked::Revoked;
 
 /// What the client is answered.
@@ -107,30 +107,6 @@ impl<R: Recorder> Denial<R> {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
         let allowed = ready!(self.revoked.poll(cx));
         Poll::Ready(allowed.map_err(|denied| self.account.fail(revoked(&denied))))
-    }
-}
-
-/// See [`ResponseBody::watched`].
-pub(crate) struct WeakDenial<R: Recorder> {
-    revoked: Weak<Mutex<Revoked>>,
-    account: Weak<Account<R>>,
-}
-
-impl<R: Recorder> WeakDenial<R> {
-    /// Whether it was denied; pending where it was not or the body is over. Not to be asked again once it was.
-    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let (Some(revoked), Some(account)) = (self.revoked.upgrade(), self.account.upgrade())
-        else {
-            return Poll::Pending;
-        };
-        let mut waiting = revoked.lock().unwrap_or_else(PoisonError::into_inner);
-        match waiting.poll(cx) {
-            Poll::Ready(Err(denied)) => {
-                account.fail(relay::revoked(&denied));
-                Poll::Ready(())
-            }
-            _ => Poll::Pending,
-        }
     }
 }
 
@@ -396,8 +372,6 @@ pub(crate) struct ResponseBody<R: Recorder> {
     inner: Received,
     account: Arc<Account<R>>,
     revoked: Revoked,
-    /// The same, for who waits beside it.
-    watched: Option<Arc<Mutex<Revoked>>>,
     /// Reads it, where somebody wants to know what is in it.
     reading: Option<Reading>,
     /// What has come and is being read, and how much of it was.
@@ -431,7 +405,6 @@ impl<R: Recorder> ResponseBody<R> {
             inner,
             account,
             revoked,
-            watched: None,
             reading,
             in_hand: None,
             checked: None,
@@ -464,16 +437,9 @@ impl<R: Recorder> ResponseBody<R> {
         }
     }
 
-    /// What may end it before its end, for who waits beside it. It is over with the body: until then it keeps what the
-    /// request was, and an idle connection is not to.
-    pub(crate) fn watched(&mut self) -> WeakDenial<R> {
-        let shared = Arc::new(Mutex::new(self.revoked.clone()));
-        let denial = WeakDenial {
-            revoked: Arc::downgrade(&shared),
-            account: Arc::downgrade(&self.account),
-        };
-        self.watched = Some(shared);
-        denial
+    /// What may end it before its end, for who waits beside it.
+    pub(crate) fn watch(&self) -> Watch<R> {
+        self.account.watch(self.revoked.clone())
     }
 
     /// Counts the bytes of a piece, and the events that end in it. `at`: how much of it was read before; the

@@ -28,11 +28,9 @@ mod understood;
 
 use self::understood::Understood;
 use crate::Port;
-use crate::account::{Account, plain};
+use crate::account::{Account, Watch, plain};
 use crate::connection::Flow;
-use crate::http::body::{
-    Answer, GoAhead, Received, RequestBody, ResponseBody, WeakDenial, discard,
-};
+use crate::http::body::{Answer, GoAhead, Received, RequestBody, ResponseBody, discard};
 use crate::http::call::Calling;
 use crate::http::changed::signs;
 use crate::http::checks::Checks;
@@ -60,7 +58,7 @@ pub(crate) struct Exchange<R: Recorder, P: Port> {
     upstream: Mutex<Option<Upstream<R>>>,
     tunnel: Mutex<Option<Tunnel<R>>>,
     /// What may end the answer that is on its way; HTTP/1 alone.
-    on_its_way: Mutex<Option<WeakDenial<R>>>,
+    on_its_way: Mutex<Option<Watch<R>>>,
 }
 
 /// What is left to carry after the upstream changed the protocol to WebSocket.
@@ -549,7 +547,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                     }
                 }
                 if !self.is_http2() {
-                    let denial = Some(body.watched());
+                    let denial = Some(body.watch());
                     *self
                         .on_its_way
                         .lock()

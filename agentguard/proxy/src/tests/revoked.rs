@@ -182,6 +182,35 @@ async fn an_upload_that_is_denied_now_ends_whatever_became_of_its_answer() {
     }
 }
 
+/// Its answer is over, and nothing of it moves, so that nobody asks whether it may.
+#[tokio::test]
+async fn an_upload_that_nobody_takes_any_more_is_denied_all_the_same() {
+    let world = by_name(Rules::Inspect).build().await;
+    let mut client = world.connect().await;
+    let head = "POST /ok HTTP/1.1\r\nHost: api.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+    write(&mut client, head).await;
+    let mut upstream = world.accept().await;
+    read_until(&mut upstream, "\r\n\r\n").await;
+    write(&mut upstream, OK).await;
+    read_response(&mut client).await;
+    let piece = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    let full = async {
+        loop {
+            let said = client.write_all(piece.as_bytes());
+            let late = timeout(Duration::from_millis(500), said).await;
+            if late.is_err() {
+                return;
+            }
+        }
+    };
+    soon(full).await;
+    world.change(Rules::Deny);
+    let decisions = world.until(|decisions| decisions.len() == 2).await;
+    assert_eq!(decisions[1].verdict, Verdict::Deny);
+    drop((client, upstream));
+    ended(&world.end().await);
+}
+
 /// However long the record takes, a denial holds from when it is ruled.
 #[tokio::test]
 async fn nothing_moves_while_a_denial_is_recorded() {

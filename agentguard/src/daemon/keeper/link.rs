@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agentguard_keeper::message::{ToKeeper, ToWorker};
-use agentguard_keeper::packet::Packet;
+use agentguard_keeper::packet::{Packet, Room};
 use agentguard_keeper::worker::mounts::Mounts;
 use agentguard_keeper::worker::{self, WorkerUser};
 use anyhow::Context as _;
@@ -117,8 +117,9 @@ fn listen(keeper: Shared, packet: Arc<Packet>, outgoing: Arc<Outgoing>) -> anyho
         .spawn(move || {
             // Without a reader the worker is of no use, however this ends.
             let _unread = Unread(keeper.clone(), outgoing.clone());
+            let mut room = Room::default();
             loop {
-                match packet.recv::<ToKeeper>() {
+                match packet.recv_in::<ToKeeper>(&mut room) {
                     Ok(Some((message, _))) => answer(&keeper, &outgoing, message),
                     Ok(None) => return,
                     Err(error) => {

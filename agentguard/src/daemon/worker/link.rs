@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use agentguard_keeper::message::{LeafSubject, SignedLeaf, ToKeeper, ToWorker};
-use agentguard_keeper::packet::Packet;
+use agentguard_keeper::packet::{Packet, Room};
 use agentguard_model::{AgentId, HostName, Reason, ReasonCode};
 use agentguard_proxy::{Leaf, Subject};
 use tokio::sync::{mpsc, oneshot};
@@ -76,9 +76,10 @@ impl Link {
         std::thread::Builder::new()
             .name("from-keeper".into())
             .spawn(move || {
+                let mut room = Room::default();
                 // Ends with the keeper, or with what reads the channel.
                 loop {
-                    match keeper.recv::<ToWorker>() {
+                    match keeper.recv_in::<ToWorker>(&mut room) {
                         Ok(Some(message)) => {
                             if tells.blocking_send(message).is_err() {
                                 return;
@@ -115,6 +116,8 @@ impl Link {
     pub(super) fn retire(&self, address: IpAddr) {
         self.published.forget();
         let _ = self.asked.blocking_send(ToKeeper::Retire { address });
+        // What was asked for in between is done before it.
+        self.published.forget();
     }
 
     /// The keeper has another policy, and what was published is as that says.
@@ -130,13 +133,13 @@ impl Link {
         addresses: Addresses,
         ttl: Duration,
     ) -> Result<(), Reason> {
-        let Some(epoch) = self.published.lacks(agent, name, &addresses) else {
+        let Some(asking) = self.published.lacks(agent, name, &addresses) else {
             return Ok(());
         };
         let Addresses {
             virtual_addresses,
             real,
-        } = addresses.clone();
+        } = addresses;
         let asked = self.ask(|request| ToKeeper::Publish {
             request,
             agent,
@@ -147,7 +150,7 @@ impl Link {
         });
         match asked.await {
             Some(Ok(_)) => {
-                self.published.learn(epoch, agent, name, addresses);
+                asking.answered();
                 Ok(())
             }
             Some(Err(why)) => Err(internal(format!(

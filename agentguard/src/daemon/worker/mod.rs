@@ -257,7 +257,6 @@ async fn serve(
             }
             ToWorker::RunEnded { run } => directory.run_ended(run),
             ToWorker::Policy { generation } => {
-                link.renewed();
                 let file = descriptors
                     .into_iter()
                     .next()
@@ -271,6 +270,7 @@ async fn serve(
                 board.prices(&prices, file);
                 board.switches(switches.shown(policy.switches()));
                 let before = Timestamp::now();
+                link.renewed();
                 match &rooms {
                     Some(rooms) => {
                         rooms.policies.put(generation, policy);
@@ -298,6 +298,7 @@ async fn serve(
                         ));
                     }
                 }
+                link.renewed();
                 link.tell(ToKeeper::Taken { generation }).await;
             }
             ToWorker::Listeners { netns, v6 } => {

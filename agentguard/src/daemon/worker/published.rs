@@ -1,17 +1,21 @@
 //! What the keeper has published, so that it is asked once for what a name is answered with again and again.
 //!
 //! Of virtual addresses alone: what stands at one stays in the gate until the keeper has another policy or the address
-//! is given to another name, and both begin a new [`Epoch`]. A real address stands for its name for a time, and is
-//! published each time. Were something taken for published that is not, the gate would deny the address.
+//! is given to another name, and then all is forgotten. A real address stands for its name for a time, and is published
+//! each time. Where it cannot be told what the keeper did last for a name (it refused, did not answer in time, or was
+//! asked for two things at once), nothing is known, and it is asked again.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agentguard_model::{AgentId, HostName};
 
-/// Names of agents, at most. Beyond it all are forgotten, and the keeper is asked again.
-const MOST: usize = 16_384;
+/// Names of one agent, and of all, at most. Beyond it those of the agent are forgotten, or all, and the keeper is asked
+/// again.
+const OF_AGENT: usize = 4_096;
+const OF_ALL: usize = 65_536;
 
 /// What a name of an agent stands for.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -19,10 +23,6 @@ pub(super) struct Addresses {
     pub(super) virtual_addresses: Vec<IpAddr>,
     pub(super) real: Vec<IpAddr>,
 }
-
-/// The time in which the keeper takes back nothing that it has published.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Epoch(u64);
 
 /// The names that the gate has.
 #[derive(Debug, Default)]
@@ -32,52 +32,69 @@ pub(super) struct Published {
 
 #[derive(Debug, Default)]
 struct Table {
-    epoch: Epoch,
-    names: HashMap<AgentId, HashMap<HostName, Addresses>>,
+    names: HashMap<AgentId, HashMap<HostName, Name>>,
     count: usize,
+    /// The next name's.
+    number: u64,
+}
+
+#[derive(Debug)]
+struct Name {
+    /// What was last asked for.
+    addresses: Addresses,
+    /// Whether the keeper has published that, and nothing else since.
+    known: bool,
+    /// How many wait for the keeper.
+    asking: usize,
+    /// Whether they ask for different addresses: which of them the gate has in the end is not known.
+    differ: bool,
+    /// No other name's, and not this one's after it was forgotten.
+    number: u64,
+}
+
+/// Somebody who asks the keeper. Dropped, nothing is known of what it did.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Asking<'a> {
+    published: &'a Published,
+    agent: AgentId,
+    name: &'a HostName,
+    number: u64,
+    done: bool,
 }
 
 impl Published {
-    /// `None`: the keeper has published just that. Otherwise the epoch in which it is asked to.
-    pub(super) fn lacks(
-        &self,
+    /// `None`: the keeper has published just that.
+    pub(super) fn lacks<'a>(
+        &'a self,
         agent: AgentId,
-        name: &HostName,
+        name: &'a HostName,
         addresses: &Addresses,
-    ) -> Option<Epoch> {
-        let table = self.table();
-        let known = table.names.get(&agent).and_then(|of| of.get(name));
-        (known != Some(addresses)).then_some(table.epoch)
-    }
-
-    /// The keeper was asked in that epoch, and has published it.
-    pub(super) fn learn(
-        &self,
-        asked: Epoch,
-        agent: AgentId,
-        name: &HostName,
-        addresses: Addresses,
-    ) {
+    ) -> Option<Asking<'a>> {
         let mut table = self.table();
-        if table.epoch != asked || addresses.virtual_addresses.is_empty() {
-            return;
-        }
-        let of = table.names.get(&agent);
-        if !of.is_some_and(|of| of.contains_key(name)) {
-            if table.count >= MOST {
-                table.forget();
+        let number = match table.name(agent, name) {
+            Some(it) if it.known && it.addresses == *addresses => return None,
+            Some(it) => {
+                it.differ |= it.asking > 0 && it.addresses != *addresses;
+                it.known = false;
+                it.addresses.clone_from(addresses);
+                it.asking += 1;
+                it.number
             }
-            table.count += 1;
-        }
-        let of = table.names.entry(agent).or_default();
-        of.insert(name.clone(), addresses);
+            None => table.begin(agent, name, addresses),
+        };
+        Some(Asking {
+            published: self,
+            agent,
+            name,
+            number,
+            done: false,
+        })
     }
 
     /// The keeper may have taken something back, or will.
     pub(super) fn forget(&self) {
-        let mut table = self.table();
-        table.epoch.0 = table.epoch.0.wrapping_add(1);
-        table.forget();
+        self.table().forget();
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -85,7 +102,69 @@ impl Published {
     }
 }
 
+impl Asking<'_> {
+    /// The keeper has published it.
+    pub(super) fn answered(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut table = self.published.table();
+        let Some(name) = table.name(self.agent, self.name) else {
+            return;
+        };
+        if name.number != self.number {
+            return;
+        }
+        name.asking = name.asking.saturating_sub(1);
+        let lasts = !name.addresses.virtual_addresses.is_empty();
+        name.known |= self.done && !name.differ && lasts;
+        if name.asking == 0 && !name.known {
+            table.remove(self.agent, self.name);
+        }
+    }
+}
+
 impl Table {
+    fn name(&mut self, agent: AgentId, name: &HostName) -> Option<&mut Name> {
+        self.names.get_mut(&agent)?.get_mut(name)
+    }
+
+    fn begin(&mut self, agent: AgentId, name: &HostName, addresses: &Addresses) -> u64 {
+        if self.count >= OF_ALL {
+            self.forget();
+        }
+        let of = self.names.entry(agent).or_default();
+        if of.len() >= OF_AGENT {
+            self.count = self.count.saturating_sub(of.len());
+            *of = HashMap::new();
+        }
+        self.number = self.number.wrapping_add(1);
+        let new = Name {
+            addresses: addresses.clone(),
+            known: false,
+            asking: 1,
+            differ: false,
+            number: self.number,
+        };
+        of.insert(name.clone(), new);
+        self.count += 1;
+        self.number
+    }
+
+    fn remove(&mut self, agent: AgentId, name: &HostName) {
+        if let Entry::Occupied(mut of) = self.names.entry(agent)
+            && of.get_mut().remove(name).is_some()
+        {
+            self.count = self.count.saturating_sub(1);
+            if of.get().is_empty() {
+                of.remove();
+            }
+        }
+    }
+
     fn forget(&mut self) {
         self.names = HashMap::new();
         self.count = 0;
@@ -110,74 +189,113 @@ mod tests {
         }
     }
 
+    fn at(real: &str) -> Addresses {
+        addresses(&["198.18.0.1"], &[real])
+    }
+
+    fn knows(published: &Published, agent: AgentId, name: &HostName, at: &Addresses) -> bool {
+        published.lacks(agent, name, at).is_none()
+    }
+
     #[test]
     fn the_keeper_is_asked_once_for_the_same_name_agent_and_addresses() {
         let published = Published::default();
-        let (a, at) = (
-            name("a.example"),
-            addresses(&["198.18.0.1"], &["192.0.2.1"]),
-        );
-        let epoch = published.lacks(ONE, &a, &at).unwrap();
-        assert_eq!(
-            published.lacks(ONE, &a, &at),
-            Some(epoch),
-            "asking is not having"
-        );
-        published.learn(epoch, ONE, &a, at.clone());
-        assert_eq!(published.lacks(ONE, &a, &at), None);
-        for (agent, name, at) in [
-            (AgentId(2), &a, at),
-            (
-                ONE,
-                &name("b.example"),
-                addresses(&["198.18.0.1"], &["192.0.2.1"]),
-            ),
-            (ONE, &a, addresses(&["198.18.0.2"], &["192.0.2.1"])),
-            (ONE, &a, addresses(&["198.18.0.1"], &["192.0.2.2"])),
-            (ONE, &a, addresses(&["198.18.0.1"], &[])),
+        let (a, b, one) = (name("a.example"), name("b.example"), at("192.0.2.1"));
+        drop(published.lacks(ONE, &a, &one));
+        assert!(!knows(&published, ONE, &a, &one), "asking is not having");
+        published.lacks(ONE, &a, &one).unwrap().answered();
+        assert!(knows(&published, ONE, &a, &one));
+        assert!(!knows(&published, AgentId(2), &a, &one));
+        assert!(!knows(&published, ONE, &b, &one));
+        assert!(knows(&published, ONE, &a, &one));
+        for other in [
+            addresses(&["198.18.0.2"], &["192.0.2.1"]),
+            at("192.0.2.2"),
+            addresses(&["198.18.0.1"], &[]),
         ] {
-            assert!(
-                published.lacks(agent, name, &at).is_some(),
-                "{agent:?} {name} {at:?}"
-            );
+            if let Some(asking) = published.lacks(ONE, &a, &one) {
+                asking.answered();
+            }
+            assert!(!knows(&published, ONE, &a, &other), "{other:?}");
         }
+    }
+
+    #[test]
+    fn what_may_have_been_published_meanwhile_is_not_taken_for_what_was_before() {
+        let published = Published::default();
+        let (a, one, other) = (name("a.example"), at("192.0.2.1"), at("192.0.2.2"));
+        published.lacks(ONE, &a, &one).unwrap().answered();
+        // The keeper did not answer in time: it may have published the other one.
+        drop(published.lacks(ONE, &a, &other));
+        assert!(!knows(&published, ONE, &a, &one));
+    }
+
+    #[test]
+    fn of_two_that_ask_for_different_addresses_at_once_nobody_knows_who_was_last() {
+        let published = Published::default();
+        let (a, one, other) = (name("a.example"), at("192.0.2.1"), at("192.0.2.2"));
+        let first = published.lacks(ONE, &a, &one).unwrap();
+        let second = published.lacks(ONE, &a, &other).unwrap();
+        second.answered();
+        let third = published.lacks(ONE, &a, &other).unwrap();
+        first.answered();
+        third.answered();
+        for each in [&one, &other] {
+            assert!(!knows(&published, ONE, &a, each), "{each:?}");
+        }
+        // Who asks for the same waits for the same.
+        let first = published.lacks(ONE, &a, &one).unwrap();
+        let second = published.lacks(ONE, &a, &one).unwrap();
+        first.answered();
+        assert!(knows(&published, ONE, &a, &one));
+        drop(second);
+        assert!(knows(&published, ONE, &a, &one));
     }
 
     #[test]
     fn what_was_asked_for_before_something_was_taken_back_is_not_learnt() {
         let published = Published::default();
-        let (a, at) = (
-            name("a.example"),
-            addresses(&["198.18.0.1"], &["192.0.2.1"]),
-        );
-        let early = published.lacks(ONE, &a, &at).unwrap();
-        published.learn(early, ONE, &a, at.clone());
+        let (a, one) = (name("a.example"), at("192.0.2.1"));
+        published.lacks(ONE, &a, &one).unwrap().answered();
+        let early = published.lacks(ONE, &a, &at("192.0.2.2")).unwrap();
         published.forget();
-        let late = published.lacks(ONE, &a, &at).unwrap();
-        published.learn(early, ONE, &a, at.clone());
-        assert_eq!(published.lacks(ONE, &a, &at), Some(late));
-        published.learn(late, ONE, &a, at.clone());
-        assert_eq!(published.lacks(ONE, &a, &at), None);
+        let late = published.lacks(ONE, &a, &one).unwrap();
+        early.answered();
+        drop(late);
+        assert!(!knows(&published, ONE, &a, &one));
+        assert_eq!(published.table().count, 0);
     }
 
     #[test]
-    fn a_real_address_is_published_each_time_and_the_table_has_an_end() {
+    fn a_real_address_is_published_each_time_and_the_tables_have_an_end() {
         let published = Published::default();
         let (a, real) = (name("a.example"), addresses(&[], &["192.0.2.1"]));
-        let epoch = published.lacks(ONE, &a, &real).unwrap();
-        published.learn(epoch, ONE, &a, real.clone());
-        assert_eq!(published.lacks(ONE, &a, &real), Some(epoch));
+        published.lacks(ONE, &a, &real).unwrap().answered();
+        assert!(!knows(&published, ONE, &a, &real));
 
-        let at = addresses(&["198.18.0.1"], &[]);
-        for number in 0..=MOST {
-            published.learn(epoch, ONE, &name(&format!("{number}.example")), at.clone());
-            published.learn(epoch, ONE, &name(&format!("{number}.example")), at.clone());
+        let (two, one) = (AgentId(2), at("192.0.2.1"));
+        published.lacks(two, &a, &one).unwrap().answered();
+        for number in 0..=OF_AGENT {
+            let name = name(&format!("{number}.example"));
+            published.lacks(ONE, &name, &one).unwrap().answered();
         }
-        assert_eq!(published.table().count, 1);
-        assert_eq!(
-            published.lacks(ONE, &name(&format!("{MOST}.example")), &at),
-            None
-        );
-        assert!(published.lacks(ONE, &name("0.example"), &at).is_some());
+        assert_eq!(published.table().count, 2);
+        assert!(knows(&published, two, &a, &one), "another's names stay");
+        assert!(knows(
+            &published,
+            ONE,
+            &name(&format!("{OF_AGENT}.example")),
+            &one
+        ));
+        assert!(!knows(&published, ONE, &name("0.example"), &one));
+
+        for number in 0..OF_ALL {
+            let agent = AgentId(10 + u32::try_from(number % 100).unwrap());
+            let name = name(&format!("{number}.example"));
+            published.lacks(agent, &name, &one).unwrap().answered();
+        }
+        let table = published.table();
+        let held: usize = table.names.values().map(HashMap::len).sum();
+        assert!(table.count == held && held < OF_ALL, "{held}");
     }
 }
