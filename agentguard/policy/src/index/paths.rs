@@ -45,15 +45,22 @@ impl Work {
 }
 
 impl ByPath {
-    /// Those of a policy's rules, with no more than `most` entries. Nothing where it would not spare half of them.
+    /// Those of a policy's rules, with no more than `most` entries. Nothing where that may not be enough, or where it would
+    /// not spare half of them.
     pub(super) fn new(rules: &[Rule], positions: &[Position], most: usize) -> Option<Self> {
+        let of = |position: Position| rules.get(usize::try_from(position).ok()?);
+        // Before anything is made of them: many destinations can have lists that differ, for which there is no room.
+        let paths = |&position: &Position| of(position).map_or(0, |rule| rule.request.paths.len());
+        let entries = positions.iter().map(paths).filter(|paths| *paths <= MOST);
+        if entries.sum::<usize>() > most {
+            return None;
+        }
         let mut by_path = Self::default();
         for &position in positions {
-            let rule = rules.get(usize::try_from(position).ok()?)?;
-            by_path.add(position, rule);
+            by_path.add(position, of(position)?);
         }
         let of_use = by_path.anyway.len() <= positions.len() / 2;
-        if !of_use || by_path.beginnings.len() > most {
+        if !of_use {
             return None;
         }
         by_path.beginnings.sort_unstable();
@@ -88,19 +95,34 @@ impl ByPath {
         }
     }
 
+    /// Those of one beginning, if there are some.
+    fn of(&self, hash: u64) -> Option<&[(u64, Position)]> {
+        let from = self.beginnings.partition_point(|(it, _)| *it < hash);
+        let here = self.beginnings.get(from..)?;
+        let here = here.get(..here.partition_point(|(it, _)| *it == hash))?;
+        (!here.is_empty()).then_some(here)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.beginnings.len()
     }
 
-    /// Calls `visit` with the rules that a request's path leaves; one may be visited more than once.
+    /// Calls `visit` once with each of the rules that a request's path leaves.
     pub(super) fn visit(&self, asked: &Asked<'_>, mut visit: impl FnMut(Position)) {
         self.anyway.iter().for_each(|position| visit(*position));
         let path = asked.looked_up();
-        for hash in &path.beginnings {
-            let from = self.beginnings.partition_point(|(it, _)| it < hash);
-            let here = self.beginnings.iter().skip(from);
-            let here = here.take_while(|(it, _)| it == hash);
-            here.for_each(|(_, position)| visit(*position));
+        let mut lists = path.beginnings.iter().filter_map(|hash| self.of(*hash));
+        let first = lists.next().unwrap_or_default();
+        match lists.next() {
+            None => first.iter().for_each(|(_, position)| visit(*position)),
+            // A rule whose paths begin with one another stands in several.
+            Some(second) => {
+                let all = [first, second].into_iter().chain(lists).flatten();
+                let mut all: Vec<Position> = all.map(|(_, position)| *position).collect();
+                all.sort_unstable();
+                all.dedup();
+                all.into_iter().for_each(visit);
+            }
         }
         let read = self.read.steps(path.bytes).saturating_mul(path.readings);
         asked.spare(read.saturating_add(self.sent.steps(path.bytes)));

@@ -223,9 +223,11 @@ proptest! {
 /// Policies whose patterns take many steps on a long path, each without the index by path and with it.
 static HEAVY: LazyLock<Vec<[Policy; 2]>> = LazyLock::new(|| {
     let private = |n: usize| format!("path: ['/private{n}/**']}}, action: deny");
-    let shadow = |n: usize| match n % 2 {
-        0 => private(n) + ", mode: shadow",
-        _ => private(n),
+    // Those on paper have steps of their own, and exceed them first.
+    let shadow = |n: usize| match n % 5 {
+        0 => private(n),
+        1 => format!("path: ['/*b{n}']}}, action: deny, mode: shadow"),
+        _ => private(n) + ", mode: shadow",
     };
     let modified = |n: usize| {
         format!(
@@ -247,7 +249,7 @@ static HEAVY: LazyLock<Vec<[Policy; 2]>> = LazyLock::new(|| {
         (250, "deny_overrides", &private as &dyn Fn(usize) -> String),
         (250, "deny_overrides", &shadow),
         (250, "deny_overrides", &modified),
-        (150, "deny_overrides", &ends),
+        (250, "deny_overrides", &ends),
         (120, "deny_overrides", &mixed),
         (60, "deny_overrides", &expressed),
         (250, "most_specific_wins", &private),
@@ -295,17 +297,29 @@ proptest! {
     }
 }
 
+/// No path is longer.
+const MOST_BYTES: usize = 300_000;
+
 #[test]
 fn the_first_path_that_takes_too_many_steps_is_the_same_with_the_index() {
     let too_much = |found: &String| found.contains("the 1000000 steps");
-    for policies in HEAVY.iter().step_by(2) {
-        let path = |length: usize| {
-            format!(
-                "/{}",
-                "ab/".repeat(length / 3) + &"a".repeat(length % 3 + 1) + &"b".repeat(length)
-            )
-        };
-        let (mut few, mut many) = (0, 300_000);
+    let plain = |length: usize| format!("/{}", "a".repeat(length));
+    let deep = |length: usize| {
+        let ends = "a".repeat(length % 3 + 1) + &"b".repeat(length);
+        format!("/{}", "ab/".repeat(length / 3) + &ends)
+    };
+    // What takes steps is how long the first segment is, or how many there are.
+    let kinds = [
+        &plain as &dyn Fn(usize) -> String,
+        &plain,
+        &plain,
+        &plain,
+        &deep,
+        &deep,
+        &plain,
+    ];
+    for (kind, (policies, path)) in HEAVY.iter().zip(kinds).enumerate() {
+        let (mut few, mut many) = (0, MOST_BYTES);
         while many - few > 1 {
             let length = usize::midpoint(few, many);
             let [by_scan, by_path] = both(policies, &path(length));
@@ -316,6 +330,7 @@ fn the_first_path_that_takes_too_many_steps_is_the_same_with_the_index() {
                 &mut few
             }) = length;
         }
+        assert!(many < MOST_BYTES, "{kind}: none was too much");
         for length in [
             few.saturating_sub(64),
             few.saturating_sub(1),
@@ -370,6 +385,63 @@ fn of_many_rules_for_a_site_those_are_looked_at_that_may_match_a_path() {
             ..facts
         };
         assert_eq!(looked_at(&policy, &unseen), [502, 502], "{path}");
+    }
+}
+
+/// A rule whose paths begin with one another is looked at once, however many of them a path begins with.
+#[test]
+fn a_rule_with_paths_inside_one_another_is_looked_at_once() {
+    let nested = (1..=8).map(|depth| format!("/{}/*x", vec!["a"; depth].join("/")));
+    let nested = nested.collect::<Vec<_>>().join("', '");
+    let mut text = "version: 1\nagents: [{name: coder}]\nrules:\n- {id: site, match: {host: [a.example]}, action: allow}\n".to_owned();
+    for n in 0..100 {
+        writeln!(
+            text,
+            "- {{id: r{n}, match: {{host: [a.example], path: ['{nested}']}}, action: deny}}"
+        )
+        .unwrap();
+    }
+    let (policy, name) = (policy(&text), host("a.example"));
+    for (path, looked) in [("/a/a/a/a/a/a/a/a/a", 101), ("/a/b", 101), ("/b", 1)] {
+        let facts = Facts {
+            host: Some(&name),
+            ip: None,
+            port: 443,
+            transport: Transport::Tcp,
+            request: Seen::Request(Request::new("GET", path)),
+            circumstances: Circumstances::NOBODY,
+        };
+        assert_eq!(looked_at(&policy, &facts), [looked, 101], "{path}");
+    }
+}
+
+/// How much of a body is read is asked with steps of its own.
+#[test]
+fn a_limit_of_bodies_is_the_same_where_steps_do_not_suffice() {
+    let mut text = "version: 1\nagents: [{name: coder}]\nrules:\n- {id: site, match: {host: [a.example]}, action: allow}\n".to_owned();
+    for n in 0..250 {
+        writeln!(
+            text,
+            "- {{id: r{n}, match: {{host: [a.example], path: ['/private{n}/**'], body_over: 10}}, action: deny}}"
+        )
+        .unwrap();
+    }
+    let policies = [usize::MAX, crate::index::MANY].map(|many| policy(&text).indexed_from(many));
+    let name = host("a.example");
+    for (length, limit) in [(1_000, None), (MOST_BYTES, Some(10))] {
+        let path = format!("/{}", "a".repeat(length));
+        for policy in &policies {
+            let facts = Facts {
+                host: Some(&name),
+                ip: None,
+                port: 443,
+                transport: Transport::Tcp,
+                request: Seen::Request(Request::new("GET", &path)),
+                circumstances: Circumstances::NOBODY,
+            };
+            let found = policy.body_limit(agent(policy, "coder"), &facts);
+            assert_eq!(found, limit, "{length}");
+        }
     }
 }
 
