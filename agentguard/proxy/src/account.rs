@@ -55,8 +55,8 @@ pub(crate) struct Account<R: Recorder> {
     asks_usage: AtomicBool,
 }
 
-/// What may end an answer before its end, for who waits beside it. It keeps nothing of the request: an idle connection is
-/// not to.
+/// What may end an answer before its end, for who waits beside it. It keeps none of the request's fields: an idle
+/// connection is not to.
 pub(crate) struct Watch<R: Recorder>(Weak<Account<R>>);
 
 impl<R: Recorder> Watch<R> {

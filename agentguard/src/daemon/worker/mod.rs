@@ -257,6 +257,8 @@ async fn serve(
             }
             ToWorker::RunEnded { run } => directory.run_ended(run),
             ToWorker::Policy { generation } => {
+                // Now, and again once it decides here: what the policy before asks for meanwhile is answered by this one.
+                link.renewed();
                 let file = descriptors
                     .into_iter()
                     .next()
@@ -270,7 +272,6 @@ async fn serve(
                 board.prices(&prices, file);
                 board.switches(switches.shown(policy.switches()));
                 let before = Timestamp::now();
-                link.renewed();
                 match &rooms {
                     Some(rooms) => {
                         rooms.policies.put(generation, policy);

@@ -34,8 +34,6 @@ pub(super) struct Published {
 struct Table {
     names: HashMap<AgentId, HashMap<HostName, Name>>,
     count: usize,
-    /// The next name's.
-    number: u64,
 }
 
 #[derive(Debug)]
@@ -48,8 +46,6 @@ struct Name {
     asking: usize,
     /// Whether they ask for different addresses: which of them the gate has in the end is not known.
     differ: bool,
-    /// No other name's, and not this one's after it was forgotten.
-    number: u64,
 }
 
 /// Somebody who asks the keeper. Dropped, nothing is known of what it did.
@@ -59,7 +55,6 @@ pub(super) struct Asking<'a> {
     published: &'a Published,
     agent: AgentId,
     name: &'a HostName,
-    number: u64,
     done: bool,
 }
 
@@ -72,22 +67,20 @@ impl Published {
         addresses: &Addresses,
     ) -> Option<Asking<'a>> {
         let mut table = self.table();
-        let number = match table.name(agent, name) {
+        match table.name(agent, name) {
             Some(it) if it.known && it.addresses == *addresses => return None,
             Some(it) => {
                 it.differ |= it.asking > 0 && it.addresses != *addresses;
                 it.known = false;
                 it.addresses.clone_from(addresses);
                 it.asking += 1;
-                it.number
             }
             None => table.begin(agent, name, addresses),
-        };
+        }
         Some(Asking {
             published: self,
             agent,
             name,
-            number,
             done: false,
         })
     }
@@ -115,9 +108,6 @@ impl Drop for Asking<'_> {
         let Some(name) = table.name(self.agent, self.name) else {
             return;
         };
-        if name.number != self.number {
-            return;
-        }
         name.asking = name.asking.saturating_sub(1);
         let lasts = !name.addresses.virtual_addresses.is_empty();
         name.known |= self.done && !name.differ && lasts;
@@ -132,26 +122,24 @@ impl Table {
         self.names.get_mut(&agent)?.get_mut(name)
     }
 
-    fn begin(&mut self, agent: AgentId, name: &HostName, addresses: &Addresses) -> u64 {
+    fn begin(&mut self, agent: AgentId, name: &HostName, addresses: &Addresses) {
         if self.count >= OF_ALL {
             self.forget();
         }
         let of = self.names.entry(agent).or_default();
         if of.len() >= OF_AGENT {
             self.count = self.count.saturating_sub(of.len());
-            *of = HashMap::new();
+            forget(of);
+            self.count = self.count.saturating_add(of.len());
         }
-        self.number = self.number.wrapping_add(1);
         let new = Name {
             addresses: addresses.clone(),
             known: false,
             asking: 1,
             differ: false,
-            number: self.number,
         };
         of.insert(name.clone(), new);
         self.count += 1;
-        self.number
     }
 
     fn remove(&mut self, agent: AgentId, name: &HostName) {
@@ -166,9 +154,22 @@ impl Table {
     }
 
     fn forget(&mut self) {
-        self.names = HashMap::new();
-        self.count = 0;
+        self.names.values_mut().for_each(forget);
+        self.names.retain(|_, of| !of.is_empty());
+        self.names.shrink_to_fit();
+        self.count = self.names.values().map(HashMap::len).sum();
     }
+}
+
+/// Forgets what the keeper has done. Who waits for it stays, and is not believed: what it is asked for may come behind
+/// what others ask for from now on.
+fn forget(names: &mut HashMap<HostName, Name>) {
+    names.retain(|_, name| name.asking > 0);
+    for name in names.values_mut() {
+        name.known = false;
+        name.differ = true;
+    }
+    names.shrink_to_fit();
 }
 
 #[cfg(test)]
@@ -256,14 +257,21 @@ mod tests {
     fn what_was_asked_for_before_something_was_taken_back_is_not_learnt() {
         let published = Published::default();
         let (a, one) = (name("a.example"), at("192.0.2.1"));
+        let b = name("b.example");
         published.lacks(ONE, &a, &one).unwrap().answered();
+        published.lacks(ONE, &b, &one).unwrap().answered();
         let early = published.lacks(ONE, &a, &at("192.0.2.2")).unwrap();
         published.forget();
+        assert!(!knows(&published, ONE, &b, &one));
+        // What was asked for early can be done late.
         let late = published.lacks(ONE, &a, &one).unwrap();
+        late.answered();
+        assert!(!knows(&published, ONE, &a, &one));
         early.answered();
-        drop(late);
         assert!(!knows(&published, ONE, &a, &one));
         assert_eq!(published.table().count, 0);
+        published.lacks(ONE, &a, &one).unwrap().answered();
+        assert!(knows(&published, ONE, &a, &one));
     }
 
     #[test]
