@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use agentguard_model::{ReasonCode, Transport, Verdict};
+use agentguard_model::{HostName, ReasonCode, Transport, Verdict};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
@@ -264,17 +264,22 @@ static HEAVY: LazyLock<Vec<[Policy; 2]>> = LazyLock::new(|| {
     made.collect()
 });
 
-/// What policies say of a GET to the site of [`HEAVY`].
-fn both(policies: &[Policy; 2], path: &str) -> [String; 2] {
-    let name = host("a.example");
-    let facts = Facts {
-        host: Some(&name),
+/// A GET to a name whose address is not known.
+fn get<'a>(name: &'a HostName, path: &'a str) -> Facts<'a> {
+    Facts {
+        host: Some(name),
         ip: None,
         port: 443,
         transport: Transport::Tcp,
         request: Seen::Request(Request::new("GET", path)),
         circumstances: Circumstances::NOBODY,
-    };
+    }
+}
+
+/// What policies say of a GET to the site of [`HEAVY`].
+fn both(policies: &[Policy; 2], path: &str) -> [String; 2] {
+    let name = host("a.example");
+    let facts = get(&name, path);
     policies
         .each_ref()
         .map(|policy| format!("{:?}", policy.decide(agent(policy, "coder"), &facts)))
@@ -403,14 +408,7 @@ fn a_rule_with_paths_inside_one_another_is_looked_at_once() {
     }
     let (policy, name) = (policy(&text), host("a.example"));
     for (path, looked) in [("/a/a/a/a/a/a/a/a/a", 101), ("/a/b", 101), ("/b", 1)] {
-        let facts = Facts {
-            host: Some(&name),
-            ip: None,
-            port: 443,
-            transport: Transport::Tcp,
-            request: Seen::Request(Request::new("GET", path)),
-            circumstances: Circumstances::NOBODY,
-        };
+        let facts = get(&name, path);
         assert_eq!(looked_at(&policy, &facts), [looked, 101], "{path}");
     }
 }
@@ -431,14 +429,7 @@ fn a_limit_of_bodies_is_the_same_where_steps_do_not_suffice() {
     for (length, limit) in [(1_000, None), (MOST_BYTES, Some(10))] {
         let path = format!("/{}", "a".repeat(length));
         for policy in &policies {
-            let facts = Facts {
-                host: Some(&name),
-                ip: None,
-                port: 443,
-                transport: Transport::Tcp,
-                request: Seen::Request(Request::new("GET", &path)),
-                circumstances: Circumstances::NOBODY,
-            };
+            let facts = get(&name, &path);
             let found = policy.body_limit(agent(policy, "coder"), &facts);
             assert_eq!(found, limit, "{length}");
         }
