@@ -25,6 +25,7 @@ mod connection;
 mod decoders;
 mod dial;
 mod event_loops;
+mod fair;
 mod health;
 mod http;
 mod inspect;

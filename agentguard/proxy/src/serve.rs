@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::{self, Guard};
+use crate::fair::Fair;
 use crate::relay::reset;
 use crate::seats::{Entry, Seats};
 use crate::{Port, Shared};
@@ -69,6 +70,7 @@ pub async fn serve<R: Recorder, P: Port>(
         let cut = cut.clone();
         match (entry, origin) {
             (Entry::Seat(seat), Some(origin)) => {
+                let agent = origin.client.agent;
                 let carried = async move {
                     // From the reactor that accepted it to the one that carries it.
                     let stream = match stream.into_std().and_then(TcpStream::from_std) {
@@ -80,6 +82,7 @@ pub async fn serve<R: Recorder, P: Port>(
                         () = cut.cancelled() => {}
                     }
                 };
+                let carried = Fair::new(agent, carried);
                 connections.spawn_on(carried, shared.loops.least_busy());
             }
             (Entry::Refusal(place), origin) => {

@@ -14,6 +14,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::account::Account;
+use crate::fair;
 use crate::http::body::Received;
 use crate::http::checked::Checked;
 use crate::http::reading::Reading;
@@ -60,8 +61,8 @@ impl<R: Recorder> Behind<R> {
         };
         let unread = Unread(Some(Arc::clone(&self.account)));
         // Without a runtime the daemon ends.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            drop(runtime.spawn(self.read(seat, unread)));
+        if tokio::runtime::Handle::try_current().is_ok() {
+            drop(fair::spawn(self.read(seat, unread)));
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Sleep, timeout};
 
 use crate::account::{Account, Watch};
+use crate::fair;
 use crate::http::behind::Behind;
 use crate::http::checked::Checked;
 use crate::http::checks::Checks;
@@ -246,7 +247,7 @@ impl<R: Recorder> Drop for RequestBody<R> {
         if let (Some(inner), Some(linger)) = (self.inner.take(), self.linger)
             && !inner.is_end_stream()
         {
-            tokio::spawn(discard(inner.unpaced(), linger));
+            fair::spawn(discard(inner.unpaced(), linger));
         }
     }
 }

@@ -30,6 +30,7 @@ use self::understood::Understood;
 use crate::Port;
 use crate::account::{Account, Watch, plain};
 use crate::connection::Flow;
+use crate::fair;
 use crate::http::body::{Answer, GoAhead, Received, RequestBody, ResponseBody, discard};
 use crate::http::call::Calling;
 use crate::http::changed::signs;
@@ -215,7 +216,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let (decided, beside) = self.decide_beside(&asked, decided).await;
         if !decided.allowed {
             if self.is_http2() && !body.is_end_stream() {
-                tokio::spawn(discard(body, self.flow.guard.limits.linger));
+                fair::spawn(discard(body, self.flow.guard.limits.linger));
             }
             let mut response = refuse(&decided, status, &tongue);
             if status == StatusCode::UPGRADE_REQUIRED {

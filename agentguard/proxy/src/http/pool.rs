@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::alpn::{Alpn, Offer};
 use crate::connection::Flow;
+use crate::fair;
 use crate::http::upstream::Upstream;
 use crate::{Limits, Port};
 
@@ -152,7 +153,7 @@ impl<R: Recorder> Pool<R> {
             return self.put(upstream, idle, shutdown);
         }
         let pool = Arc::clone(self);
-        tokio::spawn(async move {
+        fair::spawn(async move {
             if matches!(timeout(pool.patience, upstream.ready()).await, Ok(true)) {
                 pool.put(upstream, idle, shutdown);
             }
@@ -168,7 +169,7 @@ impl<R: Recorder> Pool<R> {
         let key = upstream.key.clone();
         let waiting = Waiting {
             upstream,
-            _watch: AbortOnDropHandle::new(tokio::spawn(watch)),
+            _watch: AbortOnDropHandle::new(fair::spawn(watch)),
         };
         shelf.waiting.insert(number, waiting);
         let like = |waiting: &&Waiting<R>| waiting.upstream.key == key;

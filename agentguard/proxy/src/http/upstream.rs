@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::Port;
 use crate::alpn::{Alpn, Offer};
 use crate::connection::{Flow, READ};
+use crate::fair;
 use crate::http::body::{Received, RequestBody};
 use crate::http::exchange::chain;
 use crate::http::http2;
@@ -243,7 +244,7 @@ fn drive<E: std::error::Error>(
 ) -> (CancellationToken, JoinHandle<()>) {
     let gone = CancellationToken::new();
     let over = gone.clone().drop_guard();
-    let driver = tokio::spawn(async move {
+    let driver = fair::spawn(async move {
         let _over = over;
         if let Err(error) = connection.await {
             tracing::debug!(%error, "an upstream connection broke");

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::fair;
 use crate::http::body::Received;
 use crate::http::http2::body::{Streamed, send};
 use crate::http::http2::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
@@ -185,7 +186,7 @@ impl Sender {
         awaited.0 = None;
         let (parts, stream) = answer.map_err(broken)?.into_parts();
         if let Some(sending) = sending {
-            tokio::spawn(sending);
+            fair::spawn(sending);
         }
         let body = Streamed::new(stream, &parts.headers).in_place(place);
         Ok(Response::from_parts(parts, Received::Http2(body)))

@@ -26,6 +26,7 @@ use tokio::time::{Instant, interval_at, sleep, timeout};
 
 use crate::Port;
 use crate::connection::Flow;
+use crate::fair;
 use crate::http::body::{Received, denial};
 use crate::http::exchange::Exchange;
 use crate::http::gated::Signals;
@@ -92,7 +93,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
                 Some(Ok((request, respond))) => {
                     requests += 1;
                     resets.accepted(respond.stream_id().as_u32());
-                    tokio::spawn(answer(Arc::clone(&exchange), request, respond));
+                    fair::spawn(answer(Arc::clone(&exchange), request, respond));
                     false
                 }
                 Some(Err(error)) => break Err(error),
