@@ -1,8 +1,9 @@
 //! The decision log: append-only segments, an index beside them, queries and a live feed.
 //!
-//! [`Record`] implements [`agentguard_decision::Recorder`]. One thread, the writer, owns the log:
+//! [`Record`] implements [`agentguard_decision::Recorder`]. The [`writer`] owns the log:
 //! it counts identical denials together ([`aggregate`]), keeps every agent within its share
-//! ([`quota`]), frames entries ([`frame`]) into segments ([`segment`]) and acknowledges them. A
+//! ([`quota`]), frames entries ([`frame`]) into segments ([`segment`]) and acknowledges them. Whoever brings a decision
+//! has it for a moment, and a thread for all that takes longer ([`desk`]). A
 //! second thread calls `fdatasync`, a third brings the index up to date by reading the segments
 //! back. Readers open the segments themselves and never wait for the writer.
 //!
@@ -18,6 +19,7 @@
 mod aggregate;
 mod contents;
 mod counts;
+mod desk;
 mod entry;
 mod follow;
 mod frame;

@@ -5,17 +5,18 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::aggregate::Aggregator;
 use crate::counts::Counts;
+use crate::desk::{Desk, Open};
 use crate::entry::{Entry, Gap, Note, NoteKind};
 use crate::frame::{Scanner, Step};
 use crate::grown;
 use crate::indexer::Indexer;
-use crate::queue::{Command, Pending};
+use crate::queue::Pending;
 use crate::quota::Quotas;
 use crate::record::{OpenError, Options};
 use crate::segment::{self, Broken, Position};
@@ -37,10 +38,7 @@ struct Tail {
 }
 
 /// Opens the log and starts its threads.
-pub(crate) fn open(
-    dir: &Path,
-    options: Options,
-) -> Result<(Arc<Shared>, mpsc::Sender<Command>), OpenError> {
+pub(crate) fn open(dir: &Path, options: Options) -> Result<(Arc<Shared>, Open), OpenError> {
     let failed = |operation: &'static str| {
         move |source| OpenError::Io {
             operation,
@@ -109,12 +107,10 @@ pub(crate) fn open(
 
     let syncer = Arc::new(Syncer::new(Arc::clone(&shared), options.sync_interval));
     let (grows, grown) = grown::grows();
-    let (sender, commands) = mpsc::channel();
     let quotas = Quotas::new(options.quota, now);
     let writer = Writer {
         shared: Arc::clone(&shared),
         options,
-        commands,
         syncer: Arc::clone(&syncer),
         grows,
         counts,
@@ -125,7 +121,10 @@ pub(crate) fn open(
         kept,
         dirty_tail: false,
         must_rotate: !tail.damage.is_empty(),
+        slow_until: None,
     };
+    let open = Open(Arc::new(Desk::new(Some(writer))));
+    let desk = Arc::clone(&open.0);
     let indexer = Indexer::new(Arc::clone(&shared), grown);
     // If one of them cannot be started, dropping this ends those that were.
     let mut ending = Ending {
@@ -139,16 +138,16 @@ pub(crate) fn open(
         .and_then(|sync| Ok([sync, spawn("record-index", move || indexer.run())?]));
     ending.threads.extend(threads.map_err(&start)?);
     spawn("record-write", move || {
-        let closer = writer.run();
+        let closers = desk.run();
         ending.finish();
         drop(ending);
-        if let Some(closer) = closer {
+        for closer in closers {
             // Whoever asked may have gone meanwhile.
             let _ = closer.send(());
         }
     })
     .map_err(start)?;
-    Ok((shared, sender))
+    Ok((shared, open))
 }
 
 /// Takes the lock; whether it is free, or becomes so soon. The process that had it may be on its way

@@ -1,24 +1,13 @@
-//! What goes to the writer, and what comes back.
+//! What is written, and what comes back.
 
 use std::collections::VecDeque;
 
 use agentguard_decision::RecordRefused;
-use agentguard_model::{Bytes, Decision, DecisionId, Outcome, Reason};
+use agentguard_model::{Bytes, DecisionId, Outcome, Reason};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::entry::Entry;
 use crate::shared::Shared;
-
-/// What the thread is asked to do.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Write a decision.
-    Write(Box<Decision>, Ack),
-    /// Write an outcome or a gap; nobody waits. Kept until it is written.
-    Keep(Box<Entry>, OwnedSemaphorePermit),
-    /// Flush everything, sync it, and end.
-    Close(oneshot::Sender<()>),
-}
 
 /// Who waits for a decision.
 #[derive(Debug)]

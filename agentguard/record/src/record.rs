@@ -2,8 +2,8 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use agentguard_decision::{RecordRefused, Recorder};
@@ -14,10 +14,11 @@ use futures_util::Stream;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::contents::Shelf;
+use crate::desk::{Closed, Open};
 use crate::entry::{Entry, Gap, Notice};
 use crate::follow::{self, Followed};
 use crate::open;
-use crate::queue::{Ack, Command, not_carried_out};
+use crate::queue::{Ack, Kept, not_carried_out};
 use crate::quota::Quota;
 use crate::read::{self, Query, ReadError};
 use crate::shared::Shared;
@@ -97,7 +98,7 @@ pub enum OpenError {
 #[derive(Clone, Debug)]
 pub struct Record {
     shared: Arc<Shared>,
-    commands: mpsc::Sender<Command>,
+    open: Arc<Open>,
     queue: Arc<Semaphore>,
     kept: Arc<Semaphore>,
     contents: Arc<Shelf>,
@@ -113,7 +114,7 @@ impl Record {
     /// [`OpenError`]: the directory is in use or cannot be written to.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
         let bytes = options.contents_bytes;
-        let (shared, commands) = open::open(dir, options)?;
+        let (shared, open) = open::open(dir, options)?;
         let contents = Shelf::open(dir.join("contents"), bytes);
         let contents = contents.map_err(|source| OpenError::Io {
             operation: "open the contents",
@@ -123,7 +124,7 @@ impl Record {
         Ok(Self {
             contents: Arc::new(contents),
             shared,
-            commands,
+            open: Arc::new(open),
             queue: Arc::new(Semaphore::new(QUEUE)),
             kept: Arc::new(Semaphore::new(KEPT)),
         })
@@ -204,21 +205,20 @@ impl Record {
     pub async fn close(&self) {
         self.contents.flush().await;
         let (sender, closed) = oneshot::channel();
-        if self.commands.send(Command::Close(sender)).is_ok() {
-            // An error means that it was closed by someone else.
-            drop(closed.await);
-        }
+        self.open.0.end(Some(sender));
+        // An error means that it is over already.
+        drop(closed.await);
     }
 
     fn keep(&self, entry: Entry) {
         let kept = match Arc::clone(&self.kept).try_acquire_owned() {
-            Ok(place) => self
-                .commands
-                .send(Command::Keep(Box::new(entry), place))
-                .is_ok(),
-            Err(_) => false,
+            Ok(place) => self.open.0.keep(Kept {
+                entry,
+                _place: Some(place),
+            }),
+            Err(_) => Err(Closed),
         };
-        if !kept {
+        if kept.is_err() {
             self.shared.crowded_out.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -283,8 +283,8 @@ impl Recorder for Record {
         };
         let goes_on = (decision.verdict != Verdict::Deny).then_some(decision.id);
         let (sender, answer) = oneshot::channel();
-        let command = Command::Write(decision, Ack { sender, _place });
-        if self.commands.send(command).is_err() {
+        let ack = Ack { sender, _place };
+        if self.open.0.write(decision, ack).is_err() {
             return Err(self.refuse(attempts, format!("the record under {dir} is closed")));
         }
         let mut unanswered = Unanswered {
@@ -323,7 +323,7 @@ impl Recorder for Record {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::{Arc, mpsc};
+    use std::sync::Arc;
 
     use agentguard_decision::Recorder;
     use agentguard_model::{Decision, ReasonCode};
@@ -332,7 +332,7 @@ mod tests {
 
     use super::{DISK, Record, WAIT};
     use crate::contents::Shelf;
-    use crate::queue::Command;
+    use crate::desk::{Desk, Open};
     use crate::segment::Position;
     use crate::shared::Shared;
 
@@ -348,7 +348,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_writer_that_does_not_answer_holds_nobody_forever() {
-        let (commands, writer) = mpsc::channel();
+        let desk = Arc::new(Desk::new(None));
         let at = Position {
             number: 1,
             segment: 1,
@@ -359,7 +359,7 @@ mod tests {
         let record = Record {
             contents: Arc::new(contents),
             shared: Arc::new(Shared::new("/record".into(), BTreeMap::new(), at)),
-            commands,
+            open: Arc::new(Open(Arc::clone(&desk))),
             queue: Arc::new(Semaphore::new(1)),
             kept: Arc::new(Semaphore::new(1)),
         };
@@ -378,10 +378,6 @@ mod tests {
         tokio::join!(first, second);
         assert_eq!(record.status().refused, 1);
         // The first was handed over and may still be written; what became of it follows.
-        let commands: Vec<_> = writer.try_iter().collect();
-        assert!(
-            matches!(commands.as_slice(), [Command::Write(..), Command::Keep(..)]),
-            "{commands:?}"
-        );
+        assert_eq!(desk.waiting(), (1, 1));
     }
 }

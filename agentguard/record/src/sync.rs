@@ -28,7 +28,12 @@ pub(crate) struct Syncer {
     /// A sync failed: the kernel may have dropped what was not on disk, so the writer has to go on
     /// in a new segment.
     failed: AtomicBool,
+    /// When a sync began that is not over.
+    begun: Mutex<Option<Instant>>,
 }
+
+/// Beyond this a sync takes long: the disk is busy, and the next write may have to wait for it.
+const SLOW: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 struct State {
@@ -47,6 +52,7 @@ impl Syncer {
             state: Mutex::default(),
             wake: Condvar::new(),
             failed: AtomicBool::new(false),
+            begun: Mutex::default(),
         }
     }
 
@@ -63,6 +69,13 @@ impl Syncer {
         if first {
             self.wake.notify_one();
         }
+    }
+
+    /// Whether the disk neither has failed nor takes long.
+    pub(crate) fn is_quick(&self, now: Instant) -> bool {
+        let begun = *lock(&self.begun);
+        let takes_long = begun.is_some_and(|begun| now.saturating_duration_since(begun) > SLOW);
+        !takes_long && !self.failed.load(Ordering::Relaxed)
     }
 
     /// Whether a sync has failed since this was last asked.
@@ -111,7 +124,9 @@ impl Syncer {
     }
 
     fn sync(&self, files: &[Arc<File>], waiting: Vec<Answer>) {
+        *lock(&self.begun) = Some(Instant::now());
         let result = files.iter().try_for_each(|file| file.sync_data());
+        *lock(&self.begun) = None;
         match result {
             Ok(()) => {
                 *lock(&self.shared.synced) = Some(Instant::now());

@@ -1,6 +1,6 @@
-//! The thread that owns the log.
+//! What owns the log; one thread at a time has it ([`crate::desk`]).
 //!
-//! It takes what has queued up, decides for each denial whether it is an entry or a count, frames
+//! It takes what waits, decides for each denial whether it is an entry or a count, frames
 //! the entries into one buffer, appends that with one write, and answers. A batch is written whole
 //! or not at all: after a failed write the segment is cut back to where it was, the batch's
 //! decisions are refused, and the next batch tries again.
@@ -13,19 +13,17 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use agentguard_model::{Decision, DecisionId, Reason, ReasonCode};
 use jiff::Timestamp;
-use tokio::sync::oneshot;
 
 use crate::aggregate::{Aggregator, Key, Update};
 use crate::counts::Counts;
 use crate::entry::{Count, Entry, Gap, Note, NoteKind};
 use crate::frame;
 use crate::grown::Grows;
-use crate::queue::{Ack, Answer, Command, Kept, Pending};
+use crate::queue::{Ack, Answer, Kept, Pending};
 use crate::quota::Quotas;
 use crate::record::Options;
 use crate::segment::{self, Position};
@@ -33,11 +31,14 @@ use crate::shared::{Shared, lock};
 use crate::status::Degraded;
 use crate::sync::Syncer;
 
-/// How many decisions, and how many other entries, go into one batch at most.
+/// How many entries that nobody waits for go into one batch at most.
 const BATCH: usize = 512;
 
-/// How often counts are flushed and failed entries tried again.
-const TICK: Duration = Duration::from_secs(1);
+/// Beyond this a write was slow: more than who brings a decision is to wait in, with all that its thread carries.
+const SLOW: Duration = Duration::from_millis(20);
+
+/// How long the disk is taken for slow then.
+const WHILE_SLOW: Duration = Duration::from_secs(1);
 
 /// A count that a batch raised under an earlier record.
 #[derive(Debug)]
@@ -73,12 +74,11 @@ impl Batch {
     }
 }
 
-/// The thread's state.
+/// The end of the log, and what is known of what comes.
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) options: Options,
-    pub(crate) commands: Receiver<Command>,
     pub(crate) syncer: Arc<Syncer>,
     pub(crate) grows: Grows,
     pub(crate) counts: Counts,
@@ -91,28 +91,31 @@ pub(crate) struct Writer {
     pub(crate) dirty_tail: bool,
     /// Whether the next entry must go into a new segment.
     pub(crate) must_rotate: bool,
+    /// Until when the disk is taken for slow.
+    pub(crate) slow_until: Option<Instant>,
 }
 
 impl Writer {
-    /// The thread. When it returns, everything that can be is written and handed to the syncer.
-    pub(crate) fn run(mut self) -> Option<oneshot::Sender<()>> {
-        let mut tick = Instant::now() + TICK;
-        let mut writes = Vec::new();
-        let closer = loop {
-            let ends = self.gather(&mut writes, tick);
-            let now = Instant::now();
-            let updates = if now >= tick {
-                tick = now + TICK;
-                self.tell_losses();
-                self.aggregator.due(now)
-            } else {
-                Vec::new()
-            };
-            self.commit(updates, &mut writes, now);
-            if let Some(closer) = ends {
-                break closer;
-            }
-        };
+    /// Whether a write would be one that nobody has to wait for long.
+    pub(crate) fn is_quick(&self, now: Instant) -> bool {
+        let room = self.options.segment_bytes / 64;
+        !self.dirty_tail
+            && !self.must_rotate
+            && self.kept.0.is_empty()
+            && self.at.offset.saturating_add(room) <= self.options.segment_bytes
+            && self.slow_until.is_none_or(|until| now >= until)
+            && self.syncer.is_quick(now)
+            && lock(&self.shared.write_failing).is_none()
+    }
+
+    /// What is due each second: tells what was lost, and gives the counts that are to be flushed.
+    pub(crate) fn tick(&mut self, now: Instant) -> Vec<Update> {
+        self.tell_losses();
+        self.aggregator.due(now)
+    }
+
+    /// Writes all that is left, at the end.
+    pub(crate) fn finish(mut self) {
         self.aggregator.close();
         self.tell_losses();
         // Whatever does not fit into one batch takes some more; on a disk that is full, none helps,
@@ -120,56 +123,13 @@ impl Writer {
         while !(self.kept.0.is_empty() && self.aggregator.is_closed()) {
             let now = Instant::now();
             let updates = self.aggregator.due(now);
-            if !self.commit(updates, &mut writes, now) {
+            if !self.commit(updates, &mut Vec::new(), now) {
                 tracing::error!(
                     entries = self.kept.0.len(),
                     "outcomes and gaps could not be recorded before the end"
                 );
                 break;
             }
-        }
-        closer
-    }
-
-    /// Waits for commands, until the next tick at the latest, and takes what is there. `Some` at
-    /// the end.
-    #[expect(
-        clippy::option_option,
-        reason = "the end may or may not have someone waiting for it"
-    )]
-    fn gather(
-        &mut self,
-        writes: &mut Vec<(Box<Decision>, Ack)>,
-        tick: Instant,
-    ) -> Option<Option<oneshot::Sender<()>>> {
-        // While the disk is failing, what is kept waits for the next tick or the next decision.
-        let failing = lock(&self.shared.write_failing).is_some();
-        let wait = if self.kept.0.is_empty() || failing {
-            tick.saturating_duration_since(Instant::now())
-        } else {
-            Duration::ZERO
-        };
-        let mut next = match self.commands.recv_timeout(wait) {
-            Ok(command) => Ok(command),
-            Err(RecvTimeoutError::Timeout) => Err(TryRecvError::Empty),
-            Err(RecvTimeoutError::Disconnected) => Err(TryRecvError::Disconnected),
-        };
-        loop {
-            match next {
-                Ok(Command::Write(decision, ack)) => writes.push((decision, ack)),
-                Ok(Command::Keep(entry, place)) => self.kept.0.push_back(Kept {
-                    entry: *entry,
-                    _place: Some(place),
-                }),
-                Ok(Command::Close(closer)) => return Some(Some(closer)),
-                Err(TryRecvError::Empty) => return None,
-                Err(TryRecvError::Disconnected) => return Some(None),
-            }
-            // Kept entries are bounded by their permits, so this ends.
-            if writes.len() >= BATCH {
-                return None;
-            }
-            next = self.commands.try_recv();
         }
     }
 
@@ -208,7 +168,7 @@ impl Writer {
     }
 
     /// Writes one batch and answers everyone in it; whether all went well.
-    fn commit(
+    pub(crate) fn commit(
         &mut self,
         updates: Vec<Update>,
         writes: &mut Vec<(Box<Decision>, Ack)>,
@@ -283,7 +243,13 @@ impl Writer {
         if self.must_rotate || (full && self.at.offset > segment::FIRST) {
             self.rotate()?;
         }
-        if let Err(error) = self.segment.write_all_at(bytes, self.at.offset) {
+        let begun = Instant::now();
+        let written = self.segment.write_all_at(bytes, self.at.offset);
+        let ended = Instant::now();
+        if ended.duration_since(begun) > SLOW {
+            self.slow_until = Some(ended + WHILE_SLOW);
+        }
+        if let Err(error) = written {
             self.dirty_tail = self.segment.set_len(self.at.offset).is_err();
             return Err(error);
         }

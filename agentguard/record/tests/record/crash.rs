@@ -186,11 +186,13 @@ async fn a_caller_that_goes_away_leaves_no_allow_that_looks_carried_out() {
     let dir = tempfile::tempdir().unwrap();
     let record = open(dir.path());
     let id = loop {
-        let abandoned = crate::scene::allow("a");
+        // It waits for the disk: an allow is mostly written before anybody can go away.
+        let mut abandoned = crate::scene::allow("a");
+        abandoned.verdict = Verdict::Modify;
         let id = abandoned.id;
         let mut write = std::pin::pin!(record.write(abandoned));
         let mut context = Context::from_waker(Waker::noop());
-        // Now and then the writer is so quick that nothing is left to be abandoned.
+        // Now and then the disk is so quick that nothing is left to be abandoned.
         if write.as_mut().poll(&mut context).is_pending() {
             break id;
         }
@@ -203,6 +205,19 @@ async fn a_caller_that_goes_away_leaves_no_allow_that_looks_carried_out() {
         })
     })
     .await;
+}
+
+#[tokio::test]
+async fn who_brings_a_decision_writes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = open(dir.path());
+    // Now and then the record's own thread is at it.
+    let at_once = (0..100).any(|_| {
+        let mut write = std::pin::pin!(record.write(crate::scene::allow("a")));
+        let mut context = Context::from_waker(Waker::noop());
+        write.as_mut().poll(&mut context).is_ready()
+    });
+    assert!(at_once);
 }
 
 #[tokio::test]
