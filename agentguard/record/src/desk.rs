@@ -6,7 +6,7 @@
 //! waits for, which it gathers for a moment.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use agentguard_model::Decision;
@@ -14,10 +14,13 @@ use tokio::sync::oneshot;
 
 use crate::queue::{Ack, Kept};
 use crate::shared::lock;
-use crate::writer::Writer;
+use crate::writer::{May, Writer};
 
-/// How many decisions go into one write at most.
+/// How many decisions go into one write of the thread at most.
 const BATCH: usize = 512;
+
+/// The same of who brings a decision: it carries connections.
+const FEW: usize = 64;
 
 /// How often counts are flushed and failed entries tried again.
 const TICK: Duration = Duration::from_secs(1);
@@ -60,7 +63,10 @@ struct Inbox {
     decisions: VecDeque<(Box<Decision>, Ack)>,
     kept: Vec<Kept>,
     call: Call,
+    /// Nothing more is taken.
     closed: bool,
+    /// Nothing more is written.
+    over: bool,
     /// Who waits for the end.
     closers: Vec<oneshot::Sender<()>>,
 }
@@ -82,9 +88,11 @@ impl Drop for Over<'_> {
     fn drop(&mut self) {
         let mut inbox = lock(&self.0.inbox);
         inbox.closed = true;
+        inbox.over = true;
         let left = (
             std::mem::take(&mut inbox.decisions),
             std::mem::take(&mut inbox.kept),
+            std::mem::take(&mut inbox.closers),
         );
         drop(inbox);
         // Who waits for one of them is told by that.
@@ -131,10 +139,14 @@ impl Desk {
         Ok(())
     }
 
-    /// Takes nothing more, and has the thread write what there is and end. Who waits for that is told then.
+    /// Takes nothing more, and has the thread write what there is and end. Who waits for that is told then, or, where
+    /// it is over, by being dropped.
     pub(crate) fn end(&self, closer: Option<oneshot::Sender<()>>) {
         let mut inbox = lock(&self.inbox);
         inbox.closed = true;
+        if inbox.over {
+            return;
+        }
         inbox.closers.extend(closer);
         self.calls(inbox, Call::Now);
     }
@@ -158,16 +170,18 @@ impl Desk {
     /// Writes what is there, unless somebody is at it.
     fn write_now(&self) {
         for _ in 0..TURNS {
-            // One that has panicked is the thread's to clear away.
-            let Ok(mut held) = self.writer.try_lock() else {
-                return;
+            let mut held = match self.writer.try_lock() {
+                Ok(held) => held,
+                Err(TryLockError::WouldBlock) => return,
+                // It is the thread's to clear away.
+                Err(TryLockError::Poisoned(_)) => break,
             };
             let now = Instant::now();
             let Some(writer) = held.as_mut().filter(|writer| writer.is_quick(now)) else {
                 break;
             };
-            let mut decisions = self.take(writer);
-            writer.commit(Vec::new(), &mut decisions, now);
+            let mut decisions = self.take(writer, FEW);
+            writer.commit(Vec::new(), &mut decisions, now, May::Append);
             let more_to_keep = !writer.kept.0.is_empty();
             drop(held);
             // Whoever came while this was locked has gone, and waits.
@@ -181,12 +195,16 @@ impl Desk {
         self.calls(lock(&self.inbox), Call::Now);
     }
 
-    /// What goes into the next write: decisions, and what the writer keeps.
-    fn take(&self, writer: &mut Writer) -> Vec<(Box<Decision>, Ack)> {
+    /// What goes into the next write: so many decisions, and what is kept. That may be what became of a decision, and
+    /// has to stand behind it: none of it is taken before all decisions are.
+    fn take(&self, writer: &mut Writer, most: usize) -> Vec<(Box<Decision>, Ack)> {
         let mut inbox = lock(&self.inbox);
-        writer.kept.0.extend(inbox.kept.drain(..));
-        let count = inbox.decisions.len().min(BATCH);
-        inbox.decisions.drain(..count).collect()
+        let count = inbox.decisions.len().min(most);
+        let decisions = inbox.decisions.drain(..count).collect();
+        if inbox.decisions.is_empty() {
+            writer.kept.0.extend(inbox.kept.drain(..));
+        }
+        decisions
     }
 
     /// The thread. When it returns, everything that can be is written and handed to the syncer, and nobody but who is
@@ -214,8 +232,8 @@ impl Desk {
             } else {
                 Vec::new()
             };
-            let mut decisions = self.take(writer);
-            let fine = writer.commit(updates, &mut decisions, now);
+            let mut decisions = self.take(writer, BATCH);
+            let fine = writer.commit(updates, &mut decisions, now, May::Rotate);
             // While the disk is failing, what is kept waits for the next tick or the next decision.
             let more_to_keep = fine && !writer.kept.0.is_empty();
             if ends && !more_to_keep && lock(&self.inbox).decisions.is_empty() {
@@ -257,3 +275,6 @@ impl Desk {
         inbox.closed
     }
 }
+
+#[cfg(test)]
+mod tests;

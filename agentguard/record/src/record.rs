@@ -35,7 +35,7 @@ const KEPT: usize = 16_384;
 /// How long a decision waits for a place in the queue.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// How long a decision waits for the disk. One that is written after all is followed by an outcome
+/// How long a decision waits for the disk, where it is not itself who writes ([`crate::desk`]). One that is written after all is followed by an outcome
 /// that says that the action was not carried out.
 const DISK: Duration = Duration::from_secs(5);
 

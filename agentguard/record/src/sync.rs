@@ -33,7 +33,7 @@ pub(crate) struct Syncer {
 }
 
 /// Beyond this a sync takes long: the disk is busy, and the next write may have to wait for it.
-const SLOW: Duration = Duration::from_millis(50);
+const SLOW: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 struct State {
@@ -76,6 +76,12 @@ impl Syncer {
         let begun = *lock(&self.begun);
         let takes_long = begun.is_some_and(|begun| now.saturating_duration_since(begun) > SLOW);
         !takes_long && !self.failed.load(Ordering::Relaxed)
+    }
+
+    /// As if a sync had begun then.
+    #[cfg(test)]
+    pub(crate) fn begins(&self, at: Option<Instant>) {
+        *lock(&self.begun) = at;
     }
 
     /// Whether a sync has failed since this was last asked.

@@ -34,7 +34,16 @@ use crate::sync::Syncer;
 /// How many entries that nobody waits for go into one batch at most.
 const BATCH: usize = 512;
 
-/// Beyond this a write was slow: more than who brings a decision is to wait in, with all that its thread carries.
+/// What a write may come to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum May {
+    /// An append, beyond the segment's bound if it has to be: what nobody waits for long.
+    Append,
+    /// A new segment too, for which the old one is synchronised, and for which others are deleted.
+    Rotate,
+}
+
+/// Beyond this a batch was slow: more than who brings a decision is to wait in, with all that its thread carries.
 const SLOW: Duration = Duration::from_millis(20);
 
 /// How long the disk is taken for slow then.
@@ -98,11 +107,10 @@ pub(crate) struct Writer {
 impl Writer {
     /// Whether a write would be one that nobody has to wait for long.
     pub(crate) fn is_quick(&self, now: Instant) -> bool {
-        let room = self.options.segment_bytes / 64;
         !self.dirty_tail
             && !self.must_rotate
             && self.kept.0.is_empty()
-            && self.at.offset.saturating_add(room) <= self.options.segment_bytes
+            && self.at.offset < self.options.segment_bytes
             && self.slow_until.is_none_or(|until| now >= until)
             && self.syncer.is_quick(now)
             && lock(&self.shared.write_failing).is_none()
@@ -123,7 +131,7 @@ impl Writer {
         while !(self.kept.0.is_empty() && self.aggregator.is_closed()) {
             let now = Instant::now();
             let updates = self.aggregator.due(now);
-            if !self.commit(updates, &mut Vec::new(), now) {
+            if !self.commit(updates, &mut Vec::new(), now, May::Rotate) {
                 tracing::error!(
                     entries = self.kept.0.len(),
                     "outcomes and gaps could not be recorded before the end"
@@ -173,8 +181,9 @@ impl Writer {
         updates: Vec<Update>,
         writes: &mut Vec<(Box<Decision>, Ack)>,
         now: Instant,
+        may: May,
     ) -> bool {
-        if self.syncer.take_failed() {
+        if may == May::Rotate && self.syncer.take_failed() {
             self.must_rotate = true;
         }
         let mut batch = Batch::default();
@@ -186,18 +195,19 @@ impl Writer {
                 batch.updates.push(update);
             }
         }
+        for (decision, ack) in writes.drain(..) {
+            self.admit(decision, ack, now, &mut batch);
+        }
+        // Behind the decisions: it may be what became of one of them.
         for _ in 0..BATCH.min(self.kept.0.len()) {
             if let Some(kept) = self.kept.0.pop_front() {
                 self.keep(kept, &mut batch);
             }
         }
-        for (decision, ack) in writes.drain(..) {
-            self.admit(decision, ack, now, &mut batch);
-        }
         let written = if batch.bytes.is_empty() {
             Ok(())
         } else {
-            self.append(&batch.bytes, batch.entries)
+            self.append(&batch.bytes, batch.entries, may)
         };
         let fine = written.is_ok();
         match written {
@@ -212,6 +222,10 @@ impl Writer {
         }
         for answer in batch.answers {
             answer.send();
+        }
+        let ended = Instant::now();
+        if ended.saturating_duration_since(now) > SLOW {
+            self.slow_until = Some(ended + WHILE_SLOW);
         }
         fine
     }
@@ -234,22 +248,17 @@ impl Writer {
     }
 
     /// Appends to the log. On failure the log is as it was before.
-    fn append(&mut self, bytes: &[u8], entries: u64) -> io::Result<()> {
+    fn append(&mut self, bytes: &[u8], entries: u64, may: May) -> io::Result<()> {
         if self.dirty_tail {
             self.segment.set_len(self.at.offset)?;
             self.dirty_tail = false;
         }
         let full = self.at.offset.saturating_add(bytes.len() as u64) > self.options.segment_bytes;
-        if self.must_rotate || (full && self.at.offset > segment::FIRST) {
+        let rotates = self.must_rotate || (full && self.at.offset > segment::FIRST);
+        if may == May::Rotate && rotates {
             self.rotate()?;
         }
-        let begun = Instant::now();
-        let written = self.segment.write_all_at(bytes, self.at.offset);
-        let ended = Instant::now();
-        if ended.duration_since(begun) > SLOW {
-            self.slow_until = Some(ended + WHILE_SLOW);
-        }
-        if let Err(error) = written {
+        if let Err(error) = self.segment.write_all_at(bytes, self.at.offset) {
             self.dirty_tail = self.segment.set_len(self.at.offset).is_err();
             return Err(error);
         }
