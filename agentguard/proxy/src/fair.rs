@@ -2,39 +2,61 @@
 //!
 //! A loop runs what is ready in the order in which it came to be ready. An agent with hundreds of busy connections would
 //! have the only request of another one wait behind all of them, and at each of its steps again. So each agent has a slice
-//! of the loop's time in a round (round robin, as `RFC 8290` has it for flows, with time in the place of bytes). What it
-//! has ready beyond that waits, in order, until all else that was ready has had its turn.
+//! of the loop's time in a round (deficit round robin, as RFC 8290 has it for flows, with time in the place of bytes). What
+//! it has ready beyond that waits, in order, until all else that was ready has had its turn; and what a step took beyond
+//! the slice is taken off those that follow.
 //!
-//! An agent that has a loop for itself waits for nobody, and nothing is measured.
+//! An agent that has a loop for itself waits for nobody, and nothing is measured. What is cut off does not wait either: it
+//! has to end.
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
-use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use agentguard_model::AgentId;
 use pin_project_lite::pin_project;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
+use tokio_util::sync::CancellationToken;
 
 /// What an agent may take of a loop in a round, in which others wait that have something ready. A step of a request takes
 /// some 20 to 150 µs.
 const SLICE: Duration = Duration::from_micros(500);
 
-/// How many steps of an agent that has waited are let go in a round, at most.
-const MOST: u128 = 64;
+/// How many steps of an agent that has waited are let go in a round, at most: how long they take is only known afterwards.
+const MOST: u128 = 16;
 
 /// How long a step takes, until some were measured.
 const STEP: Duration = Duration::from_micros(100);
 
 thread_local! {
     /// Of the loop that this thread is.
-    static HERE: Arc<Rounds> = Arc::default();
+    static HERE: Arc<Rounds> = Rounds::begin();
     /// Whose task is under way.
     static WHOSE: Cell<Option<AgentId>> = const { Cell::new(None) };
+}
+
+/// What ends what an agent has under way, whoever's turn it is.
+type Cuts = [CancellationToken; 2];
+
+/// Of all loops.
+static LOOPS: Mutex<Vec<Weak<Rounds>>> = Mutex::new(Vec::new());
+
+/// Whether anything of the agent that this task is for waits for its turn, on any loop: then what has not come may have.
+pub(crate) fn lags() -> bool {
+    let Some(agent) = WHOSE.get() else {
+        return false;
+    };
+    let loops = LOOPS.lock().unwrap_or_else(PoisonError::into_inner);
+    let loops: Vec<Arc<Rounds>> = loops.iter().filter_map(Weak::upgrade).collect();
+    loops.iter().any(|rounds| {
+        let state = rounds.state();
+        let share = state.shares.get(&agent);
+        share.is_some_and(|share| !share.waiting.is_empty())
+    })
 }
 
 /// Begins a task for the agent that this one is for, as one of its.
@@ -43,13 +65,13 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     match WHOSE.get() {
-        Some(agent) => tokio::spawn(Fair::new(agent, future)),
+        Some(agent) => tokio::spawn(Fair::new(agent, None, future)),
         None => tokio::spawn(future),
     }
 }
 
 pin_project! {
-    /// A task of an agent, which has its turn when that has.
+    /// A task of an agent, which has its turn when that has. To be polled with the task's own waker.
     pub(crate) struct Fair<F> {
         #[pin]
         inner: F,
@@ -58,9 +80,11 @@ pin_project! {
 }
 
 impl<F> Fair<F> {
-    pub(crate) fn new(agent: AgentId, inner: F) -> Self {
+    /// `cuts`: one of them is cancelled when what the agent has under way is to end.
+    pub(crate) fn new(agent: AgentId, cuts: Option<Cuts>, inner: F) -> Self {
         let place = Place {
             agent,
+            cuts,
             rounds: None,
             ticket: None,
         };
@@ -86,6 +110,8 @@ impl<F: Future> Future for Fair<F> {
 /// Where a task stands among those of its loop.
 struct Place {
     agent: AgentId,
+    /// Until its share has them.
+    cuts: Option<Cuts>,
     /// Of the loop that it runs on, since it does.
     rounds: Option<Arc<Rounds>>,
     /// Its number among those of its agent that wait.
@@ -102,7 +128,13 @@ impl Place {
     fn asks(&mut self, waker: &Waker) -> Turn {
         let rounds = self.rounds.get_or_insert_with(|| {
             let rounds = HERE.with(Arc::clone);
-            rounds.state().share(self.agent).tasks += 1;
+            let mut state = rounds.state();
+            let share = state.share(self.agent);
+            share.tasks += 1;
+            if let Some(cuts) = self.cuts.take() {
+                share.cuts = Some(cuts);
+            }
+            drop(state);
             rounds
         });
         let mut state = rounds.state();
@@ -125,11 +157,10 @@ impl Drop for Place {
         let mut state = rounds.state();
         let share = state.share(self.agent);
         share.tasks = share.tasks.saturating_sub(1);
-        let over = share.tasks == 0;
-        let gone = over.then(|| state.shares.remove(&self.agent));
-        drop(state);
-        // Wakers are foreign code.
-        drop(gone);
+        // Where something waits that is gone by now, the next round sees to it.
+        if share.tasks == 0 && share.waiting.is_empty() {
+            state.shares.remove(&self.agent);
+        }
     }
 }
 
@@ -160,22 +191,22 @@ impl Drop for Step<'_> {
     }
 }
 
-/// Rounds as long as anybody waits. Each begins once all that was ready in the one before has had its turn: the loop takes
-/// what is ready in order.
+/// Rounds as long as anybody waits. Each begins once all that was ready in the one before has had its turn, and sockets
+/// were looked at: that is what a loop does with who yields.
 async fn next_rounds(rounds: Arc<Rounds>) {
-    poll_fn(|cx| {
-        let mut state = rounds.state();
-        let comes = state.next_round();
-        let goes_on = state.under_way;
-        drop(state);
-        comes.into_iter().for_each(Waker::wake);
-        if !goes_on {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    let over = Over(rounds);
+    while over.0.next() {
+        yield_now().await;
+    }
+}
+
+/// Nobody sees to the next round, also where the loop ends.
+struct Over(Arc<Rounds>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.state().under_way = false;
+    }
 }
 
 /// The rounds of a loop. Its thread alone locks them, but for a task that is dropped elsewhere.
@@ -183,6 +214,24 @@ async fn next_rounds(rounds: Arc<Rounds>) {
 struct Rounds(Mutex<State>);
 
 impl Rounds {
+    fn begin() -> Arc<Self> {
+        let rounds = Arc::default();
+        let mut loops = LOOPS.lock().unwrap_or_else(PoisonError::into_inner);
+        loops.retain(|known| known.strong_count() > 0);
+        loops.push(Arc::downgrade(&rounds));
+        rounds
+    }
+
+    /// Begins a round; whether anybody waits for another one.
+    fn next(&self) -> bool {
+        let mut state = self.state();
+        let comes = state.next_round();
+        let goes_on = state.under_way;
+        drop(state);
+        comes.into_iter().for_each(Waker::wake);
+        goes_on
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -201,7 +250,9 @@ struct State {
 
 struct Share {
     tasks: usize,
-    /// The last round in which it had something of it, and how much.
+    /// Of the last connection that came.
+    cuts: Option<Cuts>,
+    /// The last round in which it had something of it, and how much, with what it had too much before.
     round: u64,
     used: Duration,
     /// How long a step takes, on the mean of the last ones.
@@ -216,6 +267,7 @@ impl State {
     fn share(&mut self, agent: AgentId) -> &mut Share {
         self.shares.entry(agent).or_insert_with(|| Share {
             tasks: 0,
+            cuts: None,
             round: 0,
             used: Duration::ZERO,
             step: STEP,
@@ -229,7 +281,7 @@ impl State {
         let (round, alone) = (self.round, self.shares.len() < 2);
         let share = self.share(agent);
         if let Some(number) = *ticket {
-            if number >= share.called {
+            if number >= share.called && !share.is_cut() {
                 return Turn::Waits;
             }
             *ticket = None;
@@ -238,7 +290,8 @@ impl State {
         if alone {
             return Turn::Comes { measured: false };
         }
-        if share.waiting.is_empty() && share.used_in(round) < SLICE {
+        let has_room = share.waiting.is_empty() && share.used_in(round) < SLICE;
+        if has_room || share.is_cut() {
             return Turn::Comes { measured: true };
         }
         let first = share.waiting.is_empty();
@@ -260,9 +313,11 @@ impl State {
         }
     }
 
-    /// Begins a round. Who has waited comes, as far as that is a slice; at least one of each agent.
+    /// Begins a round. Who has waited comes, as far as that is what is left of a slice: at least one of each agent that has
+    /// not had too much.
     fn next_round(&mut self) -> Vec<Waker> {
         self.round += 1;
+        let round = self.round;
         let mut comes = Vec::new();
         for _ in 0..self.waiting.len() {
             let Some(agent) = self.waiting.pop_front() else {
@@ -271,8 +326,7 @@ impl State {
             let Some(share) = self.shares.get_mut(&agent) else {
                 continue;
             };
-            let steps = SLICE.as_nanos() / share.step.as_nanos().max(1);
-            for _ in 0..steps.clamp(1, MOST) {
+            for _ in 0..share.steps(round) {
                 let Some(waker) = share.waiting.pop_front() else {
                     break;
                 };
@@ -281,6 +335,8 @@ impl State {
             }
             if !share.waiting.is_empty() {
                 self.waiting.push_back(agent);
+            } else if share.tasks == 0 {
+                self.shares.remove(&agent);
             }
         }
         self.under_way = !self.waiting.is_empty();
@@ -289,11 +345,28 @@ impl State {
 }
 
 impl Share {
+    /// How much of a round it has had: what it had before beyond its slices is in it.
     fn used_in(&self, round: u64) -> Duration {
-        match self.round == round {
-            true => self.used,
-            false => Duration::ZERO,
+        let rounds = round.saturating_sub(self.round);
+        let slices = SLICE * u32::try_from(rounds).unwrap_or(u32::MAX);
+        self.used.saturating_sub(slices)
+    }
+
+    /// How many of those that wait are let go in a round.
+    fn steps(&self, round: u64) -> u128 {
+        if self.is_cut() {
+            return u128::MAX;
         }
+        let left = SLICE.saturating_sub(self.used_in(round));
+        if left.is_zero() {
+            return 0;
+        }
+        (left.as_nanos() / self.step.as_nanos().max(1)).clamp(1, MOST)
+    }
+
+    fn is_cut(&self) -> bool {
+        let mut cuts = self.cuts.iter().flatten();
+        cuts.any(CancellationToken::is_cancelled)
     }
 }
 

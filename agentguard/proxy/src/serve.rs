@@ -71,6 +71,8 @@ pub async fn serve<R: Recorder, P: Port>(
         match (entry, origin) {
             (Entry::Seat(seat), Some(origin)) => {
                 let agent = origin.client.agent;
+                let quarantined = guard.decider.directory().cut_of(agent).now;
+                let cuts = [quarantined, cut.clone()];
                 let carried = async move {
                     // From the reactor that accepted it to the one that carries it.
                     let stream = match stream.into_std().and_then(TcpStream::from_std) {
@@ -82,7 +84,7 @@ pub async fn serve<R: Recorder, P: Port>(
                         () = cut.cancelled() => {}
                     }
                 };
-                let carried = Fair::new(agent, carried);
+                let carried = Fair::new(agent, Some(cuts), carried);
                 connections.spawn_on(carried, shared.loops.least_busy());
             }
             (Entry::Refusal(place), origin) => {

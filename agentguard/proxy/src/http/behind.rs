@@ -70,9 +70,13 @@ impl<R: Recorder> Behind<R> {
         // What was taken and not looked at.
         self.checked.hear_behind(&[], &mut self.reading);
         let read = timeout(MOMENT, self.read_on()).await;
-        if read == Ok(true) {
-            self.reading.ends();
-            self.account.is_whole();
+        match read {
+            Ok(true) => {
+                self.reading.ends();
+                self.account.is_whole();
+            }
+            Ok(false) => {}
+            Err(_) => self.was_quiet(),
         }
         unread.0 = None;
         self.end();
@@ -81,8 +85,11 @@ impl<R: Recorder> Behind<R> {
     /// Reads what is there. Whether it came to the end.
     async fn read_on(&mut self) -> bool {
         let mut left = MOST;
-        // Nothing more for a while, or it broke off.
-        while let Ok(frame) = timeout(QUIET, self.inner.frame()).await {
+        loop {
+            let Ok(frame) = timeout(QUIET, self.inner.frame()).await else {
+                self.was_quiet();
+                return false;
+            };
             match frame {
                 None => return true,
                 Some(Err(_)) => return false,
@@ -100,7 +107,14 @@ impl<R: Recorder> Behind<R> {
             }
             yield_now().await;
         }
-        false
+    }
+
+    /// Nothing more has come for a while. Where its agent has so much under way that some of that waits, more may have come
+    /// which nobody has read.
+    fn was_quiet(&self) {
+        if fair::lags() {
+            self.account.unseen();
+        }
     }
 
     fn end(self) {
