@@ -36,7 +36,7 @@ use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ use agentguard_keeper::groups::{self, APPROVE, Groups, LetIn, READ, RUN};
 use agentguard_keeper::packet::tell_senders;
 use agentguard_keeper::signals::{Signal, Signals};
 use agentguard_keeper::worker::mounts::{Directories, Mounts};
-use agentguard_keeper::worker::{WorkerUser, was_hostile};
+use agentguard_keeper::worker::{WorkerUser, keep_little, was_hostile};
 use anyhow::{Context as _, bail, ensure};
 
 use crate::config::{Config, exposed};
@@ -103,6 +103,7 @@ fn lock(keeper: &Shared) -> MutexGuard<'_, Keeper> {
 
 /// Runs the daemon until it is told to stop.
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+    keep_little();
     ensure!(
         rustix::process::geteuid().is_root(),
         "the daemon must be started as root; hint: it puts programs into the kernel and spawns agents"
@@ -387,7 +388,10 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
 /// The worker's part of the state is all of the guard's that it sees.
 fn worker_mounts(config: &Config) -> anyhow::Result<Mounts> {
     let paths = &config.paths;
-    let own = WORKER_ROOMS.map(|room| paths.state_dir.join(room));
+    let mut own: Vec<PathBuf> = WORKER_ROOMS.map(|room| paths.state_dir.join(room)).into();
+    // Where a program writes what it counts that is compiled to be trained (`cargo xtask build --trained`). All others are
+    // compiled without the variable, and have no such place.
+    own.extend(option_env!("AGENTGUARD_PROFILES").map(PathBuf::from));
     let hidden = [&paths.state_dir, &paths.runtime_dir, &paths.bpffs].map(Clone::clone);
     Mounts::new(&Directories {
         own: &own,

@@ -86,6 +86,7 @@ const STACK: usize = 8 << 20;
 
 /// Runs the worker until the keeper says to stop, or is gone.
 pub(crate) fn run() -> anyhow::Result<()> {
+    worker::keep_little();
     #[cfg(debug_assertions)]
     if worker::hostile::attempt_freely() {
         return Ok(());
