@@ -39,6 +39,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) group: Option<&'a str>,
     /// How long the soak goes on. Without, it does where it is named.
     pub(crate) minutes: Option<u32>,
+    /// Of the program as `build --release` makes it.
+    pub(crate) untrained: bool,
 }
 
 impl Asked<'_> {
@@ -110,7 +112,7 @@ pub(crate) fn run(workspace: &Workspace, asked: &Asked<'_>) -> Result<()> {
     known(GROUPS, asked)?;
     setup::run(workspace, true)?;
     bpf::build(workspace)?;
-    let machine = report::Machine::look(workspace);
+    let machine = report::Machine::look(workspace, asked);
     let directory = workspace.target().join("bench");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
@@ -320,6 +322,7 @@ mod tests {
         let asked = Asked {
             group: name,
             minutes,
+            ..Asked::default()
         };
         measure(&workspace, SOME, &asked, |_| Ok(())).unwrap()
     }
@@ -371,7 +374,11 @@ mod tests {
         let with = measured(None, Some(5));
         assert_eq!(names(&with), ["flow", "broken", "names", "soak"]);
         assert_eq!(lines(&with).last().unwrap().median, 5.0);
-        let asked = |group, minutes| Asked { group, minutes };
+        let asked = |group, minutes| Asked {
+            group,
+            minutes,
+            ..Asked::default()
+        };
         assert!(known(SOME, &asked(Some("soak"), Some(5))).is_ok());
         assert!(known(SOME, &asked(None, Some(5))).is_ok());
         let error = known(SOME, &asked(Some("flow"), Some(5))).unwrap_err();
@@ -454,6 +461,7 @@ mod tests {
         let asked = Asked {
             group: Some("speed"),
             minutes: None,
+            ..Asked::default()
         };
         let error = known(SOME, &asked).unwrap_err();
         assert_eq!(

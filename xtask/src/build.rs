@@ -1,20 +1,49 @@
 //! Compiles the gate and the program that loads it.
 
+pub(crate) mod trained;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::workspace::Workspace;
 use crate::{bpf, exec, setup};
+use trained::Training;
+
+/// How the program is compiled.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    /// For who works on it.
+    Debug,
+    /// With optimisations.
+    Release,
+    /// With optimisations by what it does under a load.
+    Trained,
+}
 
 /// Sets up, compiles the gate, then the `agentguard` program.
 ///
 /// # Errors
 /// A step failed.
-pub(crate) fn build(workspace: &Workspace, release: bool) -> Result<()> {
-    setup::run(workspace, false)?;
+pub(crate) fn build(workspace: &Workspace, kind: Kind) -> Result<()> {
+    // The load comes from the tests' clients.
+    setup::run(workspace, kind == Kind::Trained)?;
     bpf::build(workspace)?;
+    let program = match kind {
+        Kind::Debug => plain(workspace, false)?,
+        Kind::Release => plain(workspace, true)?,
+        Kind::Trained => trained::build(workspace, Training::Anew)?,
+    };
+    if kind != Kind::Debug {
+        refuse_hook(&program)?;
+    }
+    println!("{}", program.display());
+    Ok(())
+}
+
+/// The program as cargo makes it by itself.
+fn plain(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--package", "agentguard"]);
     if release {
@@ -22,12 +51,7 @@ pub(crate) fn build(workspace: &Workspace, release: bool) -> Result<()> {
     }
     exec::run(&mut cargo)?;
     let profile = if release { "release" } else { "debug" };
-    let program = workspace.target().join(profile).join("agentguard");
-    if release {
-        refuse_hook(&program)?;
-    }
-    println!("{}", program.display());
-    Ok(())
+    Ok(workspace.target().join(profile).join("agentguard"))
 }
 
 /// What debug builds have so that tests can see a worker attack its host (the keeper's

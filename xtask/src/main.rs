@@ -54,6 +54,10 @@ enum Task {
         /// With optimisations, to target/release/agentguard
         #[arg(long)]
         release: bool,
+        /// With optimisations by what it does under a load, to target/trained: compiles twice, with
+        /// some minutes of load in between
+        #[arg(long, conflicts_with = "release")]
+        trained: bool,
     },
     /// Show the main job: a world, a daemon, an agent, its verdicts
     Demo,
@@ -86,6 +90,10 @@ enum Task {
         /// How long the soak goes on, which is measured where this or its name is given [default: 60]
         #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
         minutes: Option<u32>,
+        /// The program as `build --release` makes it, in the place of `build --trained`, which is made where
+        /// there is none, and anew by its last profile where the sources have changed
+        #[arg(long)]
+        untrained: bool,
     },
     /// Count the instructions of hot functions, and compare with docs/performance.md
     Instructions {
@@ -108,7 +116,14 @@ fn main() -> ExitCode {
     let done = Workspace::find().and_then(|workspace| match arguments.task {
         Task::Setup { tests } => setup::run(&workspace, tests),
         Task::BuildEbpf => bpf::build(&workspace).map(drop),
-        Task::Build { release } => build::build(&workspace, release),
+        Task::Build { release, trained } => {
+            let kind = match (release, trained) {
+                (_, true) => build::Kind::Trained,
+                (true, false) => build::Kind::Release,
+                (false, false) => build::Kind::Debug,
+            };
+            build::build(&workspace, kind)
+        }
         Task::Demo => demo::run(&workspace),
         Task::Test {
             require_all,
@@ -129,11 +144,16 @@ fn main() -> ExitCode {
                 limit: Some(limit),
             },
         ),
-        Task::Bench { group, minutes } => bench::run(
+        Task::Bench {
+            group,
+            minutes,
+            untrained,
+        } => bench::run(
             &workspace,
             &bench::Asked {
                 group: group.as_deref(),
                 minutes,
+                untrained,
             },
         ),
         Task::Instructions { record, filter } => instructions::run(

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Asked, Group, Samples};
+use crate::build::trained::{self, Training};
 use crate::workspace::Workspace;
 use crate::{exec, setup};
 
@@ -86,57 +87,59 @@ pub(super) const GROUPS: &[Group] = &[
 ];
 
 /// TLS that ends at the guard, beside the same client without it.
-fn inspection(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result<()> {
-    world(workspace, &["bench-inspection"], samples)
+fn inspection(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+    world(workspace, asked, &["bench-inspection"], samples)
 }
 
 /// What connections through the proxy cost, beside other proxies that carry the same.
-fn proxy(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result<()> {
-    world(workspace, &["bench-proxy"], samples)
+fn proxy(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+    world(workspace, asked, &["bench-proxy"], samples)
 }
 
 /// The start of the daemon, beside that of another proxy.
-fn start(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result<()> {
-    world(workspace, &["bench-start"], samples)
+fn start(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+    world(workspace, asked, &["bench-start"], samples)
 }
 
 /// Answers of the resolver from its cache, beside another one's.
-fn dns(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result<()> {
-    world(workspace, &["bench-dns"], samples)
+fn dns(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+    world(workspace, asked, &["bench-dns"], samples)
 }
 
 /// The start of a command, beside the same without the guard; and that of another worker.
-fn run_a_command(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result<()> {
-    world(workspace, &["bench-run"], samples)
+fn run_a_command(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+    world(workspace, asked, &["bench-run"], samples)
 }
 
 /// What the kernel decides, beside the same client without the guard; and with many agents, beside a
 /// guard with one.
-fn gate(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+fn gate(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "agentguard-keeper"]);
     exec::run(cargo.args(["--example", "crowd"]))?;
     let crowd = workspace.target().join("release/examples/crowd");
     world(
         workspace,
+        asked,
         &["bench-gate", &crowd.display().to_string()],
         samples,
     )
 }
 
 /// Many connections, many agents, and more load than there are processors for: beside HAProxy, and beside one agent.
-fn scale(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result<()> {
-    world(workspace, &["bench-scale"], samples)
+fn scale(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+    world(workspace, asked, &["bench-scale"], samples)
 }
 
 /// Recorded decisions through a policy of many rules, beside one of few.
-fn simulate(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+fn simulate(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "agentguard-record"]);
     exec::run(cargo.args(["--example", "fill"]))?;
     let fill = workspace.target().join("release/examples/fill");
     world(
         workspace,
+        asked,
         &["bench-simulate", &fill.display().to_string()],
         samples,
     )
@@ -220,7 +223,7 @@ const PROTOCOL_ROUNDS: usize = 7;
 
 /// What decoding costs, beside a common parser of the same documents; and what it adds to the events of a stream
 /// on their whole way, beside what a proxy adds that ends TLS too and reads nothing.
-fn protocol(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result<()> {
+fn protocol(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "agentguard-protocol"]);
     exec::run(cargo.args(["--example", "decoders"]))?;
@@ -228,7 +231,7 @@ fn protocol(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Resu
     for _ in 0..PROTOCOL_ROUNDS {
         printed(&mut Command::new(&decoders), samples)?;
     }
-    world(workspace, &["bench-sse"], samples)
+    world(workspace, asked, &["bench-sse"], samples)
 }
 
 /// How long a soak goes on where nobody says.
@@ -237,19 +240,38 @@ const SOAK_MINUTES: u32 = 60;
 /// A steady load for long, under which neither memory nor descriptors may grow.
 fn soak(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> Result<()> {
     let minutes = asked.minutes.unwrap_or(SOAK_MINUTES).to_string();
-    world(workspace, &["bench-soak", "--minutes", &minutes], samples)
+    world(
+        workspace,
+        asked,
+        &["bench-soak", "--minutes", &minutes],
+        samples,
+    )
 }
 
 /// What the optimised programs measure.
-fn world(workspace: &Workspace, task: &[&str], samples: &mut Samples) -> Result<()> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "agentguard"]);
-    exec::run(cargo.args(["--package", "agentguard-tests", "--bins"]))?;
-    let release = workspace.target().join("release");
+fn world(
+    workspace: &Workspace,
+    asked: &Asked<'_>,
+    task: &[&str],
+    samples: &mut Samples,
+) -> Result<()> {
+    let release = |package: &str| {
+        let mut cargo = workspace.cargo();
+        cargo.args(["build", "--release", "--package", package]);
+        exec::run(cargo.arg("--bins"))
+    };
+    release("agentguard-tests")?;
+    let programs = workspace.target().join("release");
+    let agentguard = if asked.untrained {
+        release("agentguard")?;
+        programs.join("agentguard")
+    } else {
+        trained::build(workspace, Training::AsBefore)?
+    };
     printed(
-        Command::new(release.join("world"))
+        Command::new(programs.join("world"))
             .args(task)
-            .env("AGENTGUARD_BIN", release.join("agentguard")),
+            .env("AGENTGUARD_BIN", agentguard),
         samples,
     )
 }

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::iter;
 use std::process::Command;
 
 use serde::Serialize;
 
-use super::{Figures, Line, OURS, targets};
+use super::{Asked, Figures, Line, OURS, targets};
 use crate::setup;
 use crate::workspace::Workspace;
 
@@ -16,13 +17,13 @@ pub(super) struct Machine {
     pub(super) kernel: String,
     pub(super) processor: String,
     pub(super) processors: usize,
-    /// The programs beside us and those that send the load: name, and what it says of its version.
+    /// Ours, the programs beside us and those that send the load: name, and what it says of its version.
     pub(super) versions: Vec<(String, String)>,
 }
 
 impl Machine {
     /// Looks at this one. What is not there has no version.
-    pub(super) fn look(workspace: &Workspace) -> Self {
+    pub(super) fn look(workspace: &Workspace, asked: &Asked<'_>) -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let mitmdump = setup::mitmproxy(workspace).join("bin/mitmdump");
@@ -37,14 +38,19 @@ impl Machine {
             ("h2load", "h2load", "--version"),
             ("dnsperf", "dnsperf", "-h"),
         ];
-        let versions = programs.into_iter().filter_map(|(name, program, option)| {
+        let ours = match asked.untrained {
+            true => "as `build --release` makes it",
+            false => "as `build --trained` makes it",
+        };
+        let ours = ("agentguard".to_owned(), ours.to_owned());
+        let others = programs.into_iter().filter_map(|(name, program, option)| {
             Some((name.to_owned(), version(program, option)?))
         });
         Self {
             kernel: kernel.trim().to_owned(),
             processor: model(&cpuinfo),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
-            versions: versions.collect(),
+            versions: iter::once(ours).chain(others).collect(),
         }
     }
 }
