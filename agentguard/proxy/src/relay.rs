@@ -3,16 +3,24 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use agentguard_decision::{Decided, Held, Recorder, Way};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 use crate::account::Account;
 use crate::outward::Outward;
 use crate::passing::{Metered, room};
 use crate::replay::Replay;
+
+/// How long a peer may take what is before a reset, and how often it is looked whether it has.
+const TAKES: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// How a direction ended.
 #[derive(Debug)]
@@ -195,26 +203,33 @@ async fn pump(
 }
 
 /// A client's end of a connection, in the clear or inside TLS.
-pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+pub(crate) trait ClientStream:
+    AsyncRead + AsyncWrite + Send + Sized + Unpin + 'static
+{
+    /// What it runs over. What was not read of it or not written to it yet is gone.
+    fn into_tcp(self) -> TcpStream;
+
     /// Closes it so that the client sees a reset (RFC 9293, 3.10.4: abort).
-    fn reset(self);
+    fn reset(self) {
+        reset(self.into_tcp());
+    }
 }
 
 impl ClientStream for TcpStream {
-    fn reset(self) {
-        reset(self);
+    fn into_tcp(self) -> TcpStream {
+        self
     }
 }
 
 impl ClientStream for Replay {
-    fn reset(self) {
-        reset(self.into_inner());
+    fn into_tcp(self) -> TcpStream {
+        self.into_inner()
     }
 }
 
 impl ClientStream for TlsStream<Replay> {
-    fn reset(self) {
-        reset(self.into_inner().0.into_inner());
+    fn into_tcp(self) -> TcpStream {
+        self.into_inner().0.into_inner()
     }
 }
 
@@ -222,6 +237,29 @@ impl ClientStream for TlsStream<Replay> {
 pub(crate) fn reset(stream: TcpStream) {
     abort(&stream);
     drop(stream);
+}
+
+/// As [`reset`], behind what was written before: that was allowed, and a budget may have paid for it. A reset by itself
+/// would drop what waits in the kernel. A peer that does not take it is waited for no longer than [`TAKES`].
+pub(crate) async fn reset_behind(stream: TcpStream) {
+    // A socket of which more than that waits is not writable then (tcp(7)).
+    if SockRef::from(&stream).set_tcp_notsent_lowat(1).is_ok() {
+        let taken = async {
+            while !is_writable(&stream) {
+                sleep(LOOK).await;
+            }
+        };
+        if timeout(TAKES, taken).await.is_err() {
+            tracing::debug!("the client does not take what is before a reset");
+        }
+    }
+    reset(stream);
+}
+
+/// Also where that cannot be found out.
+fn is_writable(stream: &TcpStream) -> bool {
+    let mut asked = [PollFd::new(stream, PollFlags::OUT)];
+    poll(&mut asked, Some(&Timespec::default())) != Ok(0)
 }
 
 /// When this is closed, its peer sees a reset, and what waits to be sent is dropped.
@@ -261,9 +299,62 @@ pub(crate) const MAX_LINGER: usize = 64 * 1024 * 1024;
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+    use std::io::ErrorKind;
+    use std::time::Instant;
 
-    use super::{Counts, relay};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::sleep;
+
+    use super::{Counts, LOOK, TAKES, relay, reset, reset_behind};
+
+    /// A connection of which one side has written what the kernel takes, and how much; and the other side.
+    async fn filled() -> (TcpStream, usize, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (stream, _) = accepted.unwrap();
+        let mut written = 0;
+        loop {
+            stream.writable().await.unwrap();
+            match stream.try_write(&[7; 65_536]) {
+                Ok(more) => written += more,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    return (stream, written, peer.unwrap());
+                }
+            }
+        }
+    }
+
+    /// Reads to the end, which is a reset, from a moment later on; how much came.
+    async fn read(mut peer: TcpStream) -> usize {
+        sleep(LOOK * 20).await;
+        let mut came = Vec::new();
+        let ended = peer.read_to_end(&mut came).await.unwrap_err();
+        assert_eq!(ended.kind(), ErrorKind::ConnectionReset);
+        came.len()
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_taken_before_a_reset() {
+        let (stream, written, peer) = filled().await;
+        let reads = tokio::spawn(read(peer));
+        reset(stream);
+        assert!(reads.await.unwrap() < written);
+
+        let (stream, written, peer) = filled().await;
+        let reads = tokio::spawn(read(peer));
+        reset_behind(stream).await;
+        assert_eq!(reads.await.unwrap(), written);
+
+        // Who takes nothing is reset all the same.
+        let (stream, written, peer) = filled().await;
+        let begun = Instant::now();
+        reset_behind(stream).await;
+        assert!(begun.elapsed() >= TAKES);
+        assert!(read(peer).await < written);
+    }
 
     #[tokio::test]
     async fn a_slow_reader_stops_the_writer_and_memory_stays_bounded() {

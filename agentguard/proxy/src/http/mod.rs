@@ -69,7 +69,7 @@ use crate::http::body::Answer;
 use crate::http::exchange::Exchange;
 use crate::http::gated::{Gated, Signals, Stop};
 use crate::http::interims::{Interims, http1_bytes};
-use crate::relay::{ClientStream, part};
+use crate::relay::{ClientStream, part, reset_behind};
 
 pub(crate) use body::{BodyFailed, Received, add};
 pub(crate) use http2::run as run_http2;
@@ -153,7 +153,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
         } else {
             // A body that broke off must not look complete.
             tracing::debug!(%error, "an HTTP connection broke");
-            return gated.into_inner().reset();
+            return reset_behind(gated.into_inner().into_tcp()).await;
         }
     }
     let mut stream = gated.into_inner();
