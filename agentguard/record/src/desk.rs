@@ -168,7 +168,7 @@ impl Desk {
     }
 
     /// Writes what is there, unless somebody is at it.
-    fn write_now(&self) {
+    pub(crate) fn write_now(&self) {
         for _ in 0..TURNS {
             let mut held = match self.writer.try_lock() {
                 Ok(held) => held,

@@ -131,7 +131,8 @@ impl Record {
     }
 
     /// The newest decisions that a query asks for, the newest last, each with its outcome and its
-    /// count as they are now. What was acknowledged before is among them.
+    /// count as they are now. What was acknowledged before is among them, and what became of it as far as that was told
+    /// before, unless the disk is slow.
     ///
     /// # Errors
     /// [`ReadError`] if the segments cannot be read at all. Damaged parts are passed over; they are
@@ -237,7 +238,13 @@ impl Record {
         let read = Arc::new(read);
         for last in [false, true] {
             let (shared, read) = (Arc::clone(&self.shared), Arc::clone(&read));
-            match tokio::task::spawn_blocking(move || read(&shared)).await {
+            let desk = Arc::clone(&self.open.0);
+            let reads = move || {
+                // What became of a decision, and is gathered, is asked for too.
+                desk.write_now();
+                read(&shared)
+            };
+            match tokio::task::spawn_blocking(reads).await {
                 Ok(answer) => {
                     return answer.map_err(|source| ReadError::segments(&self.shared, source));
                 }
