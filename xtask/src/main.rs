@@ -16,6 +16,7 @@ mod build;
 mod demo;
 mod exec;
 mod instructions;
+mod profile;
 mod recorded;
 #[cfg(test)]
 mod rooms;
@@ -95,6 +96,11 @@ enum Task {
         #[arg(long)]
         untrained: bool,
     },
+    /// Draw where the guard's time goes in a case of `bench proxy`, to target/profile/CASE.svg and .txt
+    Profile {
+        /// Such as `inspect-h1`
+        case: String,
+    },
     /// Count the instructions of hot functions, and compare with docs/performance.md
     Instructions {
         /// Write them to docs/performance.md, instead of comparing
@@ -156,6 +162,7 @@ fn main() -> ExitCode {
                 untrained,
             },
         ),
+        Task::Profile { case } => profile::run(&workspace, &case),
         Task::Instructions { record, filter } => instructions::run(
             &workspace,
             &instructions::Request {

@@ -1,0 +1,130 @@
+//! Where the processor's time goes while a bench case is measured: a flame graph of the guard's threads, and their functions
+//! by what they take.
+//!
+//! Frames are found by frame pointers, so that the program is compiled for it; what is inlined counts to whom it is inlined
+//! into. The kernel's own frames are in it.
+
+use std::fs::{self, File};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::workspace::Workspace;
+use crate::{bpf, exec, setup};
+
+/// What makes a picture of stacks.
+const INFERNO: &str = "0.12.8";
+
+/// The guard's threads that carry, decide and record.
+const THREADS: &str = "event-loop,worker,record-write,record-sync,record-index";
+
+/// How often in a second, which is no multiple of what happens with the clock.
+const SAMPLES: &str = "997";
+
+/// How often the case is measured meanwhile.
+const ROUNDS: &str = "5";
+
+/// Measures a case of `bench proxy` under perf(1), and writes `target/profile/CASE.svg` and `CASE.txt`.
+///
+/// # Errors
+/// A step failed, or there is no such case.
+pub(crate) fn run(workspace: &Workspace, case: &str) -> Result<()> {
+    let named = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+    ensure!(
+        !case.is_empty() && case.chars().all(named),
+        "a case is one of `bench proxy`, such as `inspect-h1`"
+    );
+    setup::run(workspace, true)?;
+    tools()?;
+    bpf::build(workspace)?;
+    let directory = workspace.target().join("profile");
+    let mut cargo = workspace.cargo();
+    cargo
+        .args(["build", "--release", "--package", "agentguard"])
+        .env("CARGO_TARGET_DIR", &directory)
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Cforce-frame-pointers=yes")
+        .env_remove("RUSTFLAGS");
+    exec::run(&mut cargo)?;
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "agentguard-tests"]);
+    exec::run(cargo.arg("--bins"))?;
+    let samples = directory.join(format!("{case}.perf"));
+    let mut record = Command::new("perf");
+    record
+        .args(["record", "--quiet", "--all-cpus", "-g"])
+        .args(["--freq", SAMPLES, "--output"])
+        .arg(&samples)
+        .arg("--")
+        .arg(workspace.target().join("release/world"))
+        .args(["bench-proxy", "--peers", "haproxy", "--rounds", ROUNDS])
+        .arg(case)
+        .env("AGENTGUARD_BIN", directory.join("release/agentguard"))
+        // Its figures are of a program that is looked at.
+        .stdout(Stdio::null());
+    exec::run(&mut record)?;
+    let written = |extension: &str| directory.join(format!("{case}.{extension}"));
+    let made = |program: &mut Command, extension: &str| -> Result<()> {
+        let path = written(extension);
+        let file =
+            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        exec::run(program.stdout(file))
+    };
+    let perf = |task: &str| {
+        let mut perf = Command::new("perf");
+        perf.args([task, "--comms", THREADS, "--input"])
+            .arg(&samples)
+            .stderr(Stdio::null());
+        perf
+    };
+    let functions = [
+        "--stdio",
+        "--no-children",
+        "--sort",
+        "comm,sym",
+        "-g",
+        "none",
+    ];
+    made(perf("report").args(functions), "txt")?;
+    made(&mut perf("script"), "stacks")?;
+    made(
+        Command::new("inferno-collapse-perf").arg(written("stacks")),
+        "folded",
+    )?;
+    let title = format!("agentguard, {case}");
+    made(
+        Command::new("inferno-flamegraph")
+            .args(["--title", &title])
+            .arg(written("folded")),
+        "svg",
+    )?;
+    for extension in ["stacks", "folded", "perf"] {
+        fs::remove_file(written(extension))?;
+    }
+    println!("{}", written("svg").display());
+    println!("{}", written("txt").display());
+    Ok(())
+}
+
+/// Finds or installs what only this needs.
+fn tools() -> Result<()> {
+    if exec::ask("perf", &["--version"]).is_none() {
+        let mut apt = Command::new("apt-get");
+        apt.args([
+            "install",
+            "-y",
+            "-q",
+            "--no-install-recommends",
+            "linux-perf",
+        ])
+        .env("DEBIAN_FRONTEND", "noninteractive");
+        exec::run(&mut apt)?;
+    }
+    if exec::ask("inferno-flamegraph", &["--version"]).is_none() {
+        let mut cargo = Command::new("cargo");
+        cargo
+            .args(["install", "--locked", "--version", INFERNO, "inferno"])
+            .env_remove("CARGO_TARGET_DIR");
+        exec::run(&mut cargo)?;
+    }
+    Ok(())
+}
