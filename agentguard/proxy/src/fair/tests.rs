@@ -129,7 +129,7 @@ async fn all_that_wait_come_in_order() {
         .collect();
     // All have asked by then, and the first ones have had a turn.
     tokio::spawn(again()).await.unwrap();
-    let gone = |number: usize| number % 3 == 0 && number > 4 * slice();
+    let gone = |number: usize| number.is_multiple_of(3) && number > 4 * slice();
     for (number, task) in tasks.iter().enumerate() {
         if gone(number) {
             task.abort();

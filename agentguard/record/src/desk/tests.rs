@@ -81,19 +81,25 @@ fn keep(desk: &Desk, id: DecisionId) {
     .unwrap();
 }
 
-/// Waits for the answer, [`SOON`] at most.
-fn answered(reply: &mut Reply) -> bool {
+/// Waits until there is something, [`SOON`] at most.
+fn soon<T>(mut there: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + SOON;
     loop {
-        match reply.try_recv() {
-            Ok(reply) => return reply.is_ok(),
-            Err(oneshot::error::TryRecvError::Closed) => return false,
-            Err(oneshot::error::TryRecvError::Empty) if Instant::now() < until => {
-                thread::sleep(Duration::from_millis(1));
-            }
-            Err(oneshot::error::TryRecvError::Empty) => panic!("nobody has written it"),
+        if let Some(it) = there() {
+            return it;
         }
+        assert!(Instant::now() < until, "nobody has written it");
+        thread::park_timeout(Duration::from_millis(1));
     }
+}
+
+/// Waits for the answer.
+fn answered(reply: &mut Reply) -> bool {
+    soon(|| match reply.try_recv() {
+        Ok(reply) => Some(reply.is_ok()),
+        Err(oneshot::error::TryRecvError::Closed) => Some(false),
+        Err(oneshot::error::TryRecvError::Empty) => None,
+    })
 }
 
 /// What is brought while somebody writes: whoever is told brings one more.
@@ -123,14 +129,11 @@ fn one_beside_the_other(desk: &Arc<Desk>, slow: bool) -> [Reply; 2] {
     assert!(polled.is_pending());
     // As one who comes to write, for nothing of its own.
     desk.write_now();
-    if slow {
-        let until = Instant::now() + SOON;
-        while brings.1.lock().unwrap().is_none() {
-            assert!(Instant::now() < until, "the thread was not called");
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-    let second = brings.1.lock().unwrap().take().unwrap();
+    let second = match slow {
+        // The thread was called.
+        true => soon(|| brings.1.lock().unwrap().take()),
+        false => brings.1.lock().unwrap().take().unwrap(),
+    };
     let Poll::Ready(reply) = first.poll(&mut Context::from_waker(Waker::noop())) else {
         panic!("it was told of an answer that is not there");
     };
@@ -279,16 +282,12 @@ fn entries_that_nobody_waits_for_are_gathered_and_written() {
             over.store(true, Ordering::Relaxed);
         })
     };
-    let until = Instant::now() + SOON;
     keep(
         &desk,
         DecisionId("01JD6Z7Q000000000000000001".parse().unwrap()),
     );
     let number = || desk.writer.lock().unwrap().as_ref().unwrap().at.number;
-    while number() < 2 {
-        assert!(Instant::now() < until, "nobody has written it");
-        thread::sleep(Duration::from_millis(1));
-    }
+    soon(|| (number() == 2).then_some(()));
     assert!(!over.load(Ordering::Relaxed));
     desk.end(None);
     thread.join().unwrap();
