@@ -42,6 +42,10 @@ const KEPT: &[&str] = &[
     hostile::VARIABLE,
 ];
 
+/// Where a program writes what it counts that is compiled to be trained (`cargo xtask build --trained`); the worker may,
+/// too. All others are compiled without the variable, and have no such place.
+pub const PROFILES: Option<&str> = option_env!("AGENTGUARD_PROFILES");
+
 /// Threads of its user, at most: the runtime's, those for blocking calls (512) and its own are some
 /// hundreds.
 const MOST_THREADS: u64 = 4096;
@@ -60,6 +64,9 @@ pub fn start(user: WorkerUser, mounts: &Mounts) -> io::Result<(Child, Packet)> {
         .filter_map(|name| std::env::var_os(name).map(|value| (name, value)));
     // Where processor time is limited by cgroups cannot be seen from where the worker is.
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // What root has written is not its to add to.
+    let profile = PROFILES.map(|directory| format!("{directory}/worker-%p.profraw"));
+    let profile = profile.map(|path| ("LLVM_PROFILE_FILE", path));
     let domain = mounts.domain.as_ref();
     let domain = domain.map(|fd| (domain::VARIABLE, fd.as_raw_fd().to_string()));
     let place = Place {
@@ -79,6 +86,7 @@ pub fn start(user: WorkerUser, mounts: &Mounts) -> io::Result<(Child, Packet)> {
         .env("TOKIO_WORKER_THREADS", threads.to_string())
         .envs(kept)
         .envs(domain)
+        .envs(profile)
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null());

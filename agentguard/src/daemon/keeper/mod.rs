@@ -46,7 +46,7 @@ use agentguard_keeper::groups::{self, APPROVE, Groups, LetIn, READ, RUN};
 use agentguard_keeper::packet::tell_senders;
 use agentguard_keeper::signals::{Signal, Signals};
 use agentguard_keeper::worker::mounts::{Directories, Mounts};
-use agentguard_keeper::worker::{WorkerUser, keep_little, was_hostile};
+use agentguard_keeper::worker::{PROFILES, WorkerUser, keep_little, was_hostile};
 use anyhow::{Context as _, bail, ensure};
 
 use crate::config::{Config, exposed};
@@ -393,9 +393,7 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
 fn worker_mounts(config: &Config) -> anyhow::Result<Mounts> {
     let paths = &config.paths;
     let mut own: Vec<PathBuf> = WORKER_ROOMS.map(|room| paths.state_dir.join(room)).into();
-    // Where a program writes what it counts that is compiled to be trained (`cargo xtask build --trained`). All others are
-    // compiled without the variable, and have no such place.
-    own.extend(option_env!("AGENTGUARD_PROFILES").map(PathBuf::from));
+    own.extend(PROFILES.map(PathBuf::from));
     let hidden = [&paths.state_dir, &paths.runtime_dir, &paths.bpffs].map(Clone::clone);
     Mounts::new(&Directories {
         own: &own,
