@@ -18,9 +18,12 @@ use crate::outward::Outward;
 use crate::passing::{Metered, room};
 use crate::replay::Replay;
 
-/// How long a peer may take what is before a reset, and how often it is looked whether it has.
+/// How long a peer may take what is before a reset.
 const TAKES: Duration = Duration::from_millis(500);
+
+/// When it is looked first whether it has, and how much later the next time at most: each time is twice the last.
 const LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(32);
 
 /// How a direction ended.
 #[derive(Debug)]
@@ -241,19 +244,24 @@ pub(crate) fn reset(stream: TcpStream) {
 
 /// As [`reset`], behind what was written before: that was allowed, and a budget may have paid for it. A reset by itself
 /// would drop what waits in the kernel. A peer that does not take it is waited for no longer than [`TAKES`].
+///
+/// # Cancel safety
+/// Dropping the future resets at once.
 pub(crate) async fn reset_behind(stream: TcpStream) {
+    abort(&stream);
     // A socket of which more than that waits is not writable then (tcp(7)).
     if SockRef::from(&stream).set_tcp_notsent_lowat(1).is_ok() {
         let taken = async {
+            let mut look = LOOK;
             while !is_writable(&stream) {
-                sleep(LOOK).await;
+                sleep(look).await;
+                look = LAST_LOOK.min(look * 2);
             }
         };
         if timeout(TAKES, taken).await.is_err() {
             tracing::debug!("the client does not take what is before a reset");
         }
     }
-    reset(stream);
 }
 
 /// Also where that cannot be found out.
@@ -304,7 +312,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
     use tokio::net::{TcpListener, TcpStream};
-    use tokio::time::sleep;
+    use tokio::time::{sleep, timeout};
 
     use super::{Counts, LOOK, TAKES, relay, reset, reset_behind};
 
@@ -353,6 +361,11 @@ mod tests {
         let begun = Instant::now();
         reset_behind(stream).await;
         assert!(begun.elapsed() >= TAKES);
+        assert!(read(peer).await < written);
+
+        // And where nobody waits for it any more.
+        let (stream, written, peer) = filled().await;
+        assert!(timeout(LOOK, reset_behind(stream)).await.is_err());
         assert!(read(peer).await < written);
     }
 
