@@ -55,7 +55,7 @@ pub(crate) fn lags() -> bool {
     loops.iter().any(|rounds| {
         let state = rounds.state();
         let share = state.shares.get(&agent);
-        share.is_some_and(|share| !share.waiting.is_empty())
+        share.is_some_and(|share| share.coming > 0 || !share.waiting.is_empty())
     })
 }
 
@@ -155,10 +155,15 @@ impl Drop for Place {
             return;
         };
         let mut state = rounds.state();
+        let round = state.round;
         let share = state.share(self.agent);
         share.tasks = share.tasks.saturating_sub(1);
-        // Where something waits that is gone by now, the next round sees to it.
-        if share.tasks == 0 && share.waiting.is_empty() {
+        if let Some(number) = self.ticket.take() {
+            share.leaves(number);
+        }
+        // Where something waited, the next round sees to it; and who has had too much comes back to that.
+        let is_even = share.used_in(round) < SLICE;
+        if share.tasks == 0 && share.waiting.is_empty() && is_even {
             state.shares.remove(&self.agent);
         }
     }
@@ -257,10 +262,12 @@ struct Share {
     used: Duration,
     /// How long a step takes, on the mean of the last ones.
     step: Duration,
-    /// Tasks that wait, the oldest first: as many as tickets that were given and not called.
-    waiting: VecDeque<Waker>,
+    /// Tasks that wait, the oldest first: as many as tickets that were given and not called. None where one is gone.
+    waiting: VecDeque<Option<Waker>>,
     given: u64,
     called: u64,
+    /// How many were called and have not had their turn yet.
+    coming: usize,
 }
 
 impl State {
@@ -274,6 +281,7 @@ impl State {
             waiting: VecDeque::new(),
             given: 0,
             called: 0,
+            coming: 0,
         })
     }
 
@@ -285,6 +293,7 @@ impl State {
                 return Turn::Waits;
             }
             *ticket = None;
+            share.leaves(number);
             return Turn::Comes { measured: true };
         }
         if alone {
@@ -295,7 +304,7 @@ impl State {
             return Turn::Comes { measured: true };
         }
         let first = share.waiting.is_empty();
-        share.waiting.push_back(waker.clone());
+        share.waiting.push_back(Some(waker.clone()));
         *ticket = Some(share.given);
         share.given += 1;
         if first {
@@ -331,7 +340,8 @@ impl State {
                     break;
                 };
                 share.called += 1;
-                comes.push(waker);
+                share.coming += usize::from(waker.is_some());
+                comes.extend(waker);
             }
             if !share.waiting.is_empty() {
                 self.waiting.push_back(agent);
@@ -345,6 +355,20 @@ impl State {
 }
 
 impl Share {
+    /// Who has this ticket does not wait any more: it has its turn, or is gone.
+    fn leaves(&mut self, number: u64) {
+        let place = number.checked_sub(self.called).map(usize::try_from);
+        match place {
+            None => self.coming = self.coming.saturating_sub(1),
+            Some(place) => {
+                let place = place.ok().and_then(|place| self.waiting.get_mut(place));
+                if let Some(place) = place {
+                    *place = None;
+                }
+            }
+        }
+    }
+
     /// How much of a round it has had: what it had before beyond its slices is in it.
     fn used_in(&self, round: u64) -> Duration {
         let rounds = round.saturating_sub(self.round);

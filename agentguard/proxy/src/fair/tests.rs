@@ -151,7 +151,9 @@ async fn all_that_wait_come_in_order() {
     let rounds = HERE.with(Arc::clone);
     let state = rounds.state();
     assert!(state.round > 0);
-    assert_eq!((state.shares.len(), state.waiting.len()), (0, 0));
+    // Who has had too much is remembered.
+    assert!(state.shares.values().all(|share| share.tasks == 0));
+    assert_eq!(state.waiting.len(), 0);
     assert!(!state.under_way);
 }
 
@@ -242,8 +244,10 @@ fn what_is_cut_off_does_not_wait() {
         assert!(comes(&mut state, HEAVY, &mut None));
         // Who is not woken by that is by the next round, whatever was too much.
         state.took(HEAVY, SLICE * 100);
-        assert_eq!(state.next_round().len(), 2);
+        assert_eq!(state.next_round().len(), 1);
+        assert_eq!(state.shares[&HEAVY].coming, 1);
         assert!(comes(&mut state, HEAVY, &mut other));
+        assert_eq!(state.shares[&HEAVY].coming, 0);
     }
 }
 
@@ -270,7 +274,29 @@ async fn an_agent_that_goes_while_it_waits_has_no_second_place() {
     assert!(!lags(), "of nobody");
     other.abort();
     assert!(other.await.unwrap_err().is_cancelled());
-    assert_eq!(rounds.state().shares.len(), 0);
+    let state = rounds.state();
+    let mut shares = state.shares.values();
+    assert!(shares.all(|share| (share.tasks, share.coming, share.waiting.len()) == (0, 0, 0)));
+}
+
+/// One connection for each long step is no way to more.
+#[tokio::test]
+async fn what_was_too_much_is_remembered_behind_the_last_task() {
+    const AGENT: AgentId = AgentId(6);
+    let other = tokio::spawn(Fair::new(LIGHT, None, std::future::pending::<()>()));
+    tokio::spawn(again()).await.unwrap();
+    let long = || {
+        tokio::spawn(Fair::new(AGENT, None, async {
+            let begun = Instant::now();
+            while begun.elapsed() < SLICE * 8 {}
+        }))
+    };
+    long().await.unwrap();
+    let rounds = HERE.with(Arc::clone);
+    let before = rounds.state().round;
+    long().await.unwrap();
+    assert!(rounds.state().round >= before + 7);
+    other.abort();
 }
 
 #[tokio::test]
