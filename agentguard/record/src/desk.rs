@@ -22,6 +22,9 @@ const BATCH: usize = 512;
 /// The same of who brings a decision: it carries connections.
 const FEW: usize = 64;
 
+/// Where so many other entries wait, the thread takes all decisions at once, so that those have their turn.
+const LOTS: usize = 4096;
+
 /// How often counts are flushed and failed entries tried again.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -199,6 +202,8 @@ impl Desk {
     /// has to stand behind it: none of it is taken before all decisions are.
     fn take(&self, writer: &mut Writer, most: usize) -> Vec<(Box<Decision>, Ack)> {
         let mut inbox = lock(&self.inbox);
+        let lots = most == BATCH && inbox.kept.len() >= LOTS;
+        let most = if lots { usize::MAX } else { most };
         let count = inbox.decisions.len().min(most);
         let decisions = inbox.decisions.drain(..count).collect();
         if inbox.decisions.is_empty() {

@@ -131,8 +131,8 @@ impl Record {
     }
 
     /// The newest decisions that a query asks for, the newest last, each with its outcome and its
-    /// count as they are now. What was acknowledged before is among them, and what became of it as far as that was told
-    /// before, unless the disk is slow.
+    /// count as they are now. What was acknowledged before is among them; what became of it mostly, if that was told
+    /// before, and soon where the record's own thread has it to write.
     ///
     /// # Errors
     /// [`ReadError`] if the segments cannot be read at all. Damaged parts are passed over; they are

@@ -242,6 +242,27 @@ fn what_became_of_a_decision_stands_behind_it() {
 }
 
 #[test]
+fn outcomes_have_their_turn_however_many_decisions_come() {
+    let (desk, _dir) = desk();
+    let held = desk.writer.lock().unwrap();
+    let many = u64::try_from(BATCH + FEW).unwrap();
+    let replies: Vec<_> = (0..many).map(|n| bring(&desk, n).unwrap()).collect();
+    let id = DecisionId("01JD6Z7Q000000000000000001".parse().unwrap());
+    for _ in 0..LOTS {
+        keep(&desk, id);
+    }
+    drop(held);
+    let mut held = desk.writer.lock().unwrap();
+    let writer = held.as_mut().unwrap();
+    // Who brings something takes a few, and the thread all.
+    assert_eq!(desk.take(writer, FEW).len(), FEW);
+    assert_eq!(writer.kept.0.len(), 0);
+    assert_eq!(desk.take(writer, BATCH).len(), BATCH);
+    assert_eq!(writer.kept.0.len(), LOTS);
+    drop(replies);
+}
+
+#[test]
 fn a_writer_that_died_is_told_soon_and_holds_nobody() {
     let (desk, _dir) = desk();
     let thread = {
