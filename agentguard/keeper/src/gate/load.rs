@@ -18,7 +18,6 @@ use rustix::rand::GetRandomFlags;
 use rustix::thread::UnshareFlags;
 
 use super::devices::Devices;
-use super::types::Types;
 use super::{Gate, GateError, ProgramStatus, log, lsm, versions};
 
 /// Magic number of a BPF file system, `statfs(2)`.
@@ -106,30 +105,17 @@ impl Gate {
     /// # Errors
     /// Any [`GateError`]; nothing that was pinned on a cgroup before is changed.
     pub fn load(directory: &Path) -> Result<Self, GateError> {
-        Self::load_fitted(directory, Types::read())
-    }
-
-    /// As [`Self::load`], by what was read of the kernel's types already.
-    ///
-    /// # Errors
-    /// As for [`Self::load`].
-    pub fn load_fitted(directory: &Path, types: Types) -> Result<Self, GateError> {
-        Self::load_with(directory, types, log::from_environment()?)
+        Self::load_with(directory, log::from_environment()?)
     }
 
     /// As [`Self::load`], with debugging lines for `lines` whatever the environment says.
     ///
     /// # Errors
     /// As for [`Self::load`].
-    pub fn load_with(
-        directory: &Path,
-        types: Types,
-        lines: Option<log::Sink>,
-    ) -> Result<Self, GateError> {
+    pub fn load_with(directory: &Path, lines: Option<log::Sink>) -> Result<Self, GateError> {
         let maps = versions::maps(directory, ABI_VERSION);
         make_directory(&maps)?;
-        let Types { btf, offsets } = types;
-        let btf = btf.map_err(GateError::NoBtf)?;
+        let btf = Btf::from_sys_fs().map_err(GateError::NoBtf)?;
         let child_pid_offset = in_tracefs(|tracefs| tracefs.and_then(fork_child_pid_offset));
         let paths: Vec<(&str, PathBuf)> =
             PINNED.iter().map(|name| (*name, maps.join(name))).collect();
@@ -141,6 +127,7 @@ impl Gate {
         if let Some(offset) = &child_pid_offset {
             loader.override_global("FORK_CHILD_PID", offset, true);
         }
+        let offsets = lsm::find_offsets();
         for (global, offset) in offsets.iter().flatten() {
             loader.override_global(global, offset, true);
         }

@@ -23,7 +23,6 @@ mod networks;
 mod patience;
 mod quotas;
 mod sys;
-mod types;
 mod unix;
 mod versions;
 pub mod view;
@@ -49,7 +48,6 @@ pub(crate) use load::file_system;
 pub use load::make_directory;
 pub use log::Sink;
 pub use networks::Network;
-pub use types::{Reading, Types};
 pub use versions::OtherVersion;
 
 use crate::sockets::Connection;

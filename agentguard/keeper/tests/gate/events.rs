@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use agentguard_common::event::Event;
 use agentguard_common::map::{Counters, EXE_LEN, Exe, TCP, UDP, effect};
 
-use agentguard_keeper::gate::{Gate, Types};
+use agentguard_keeper::gate::Gate;
 
 use crate::world::{
     absent, accept, direct, eventually, in_world, in_world_of_its_own, ports, server,
@@ -212,7 +212,7 @@ fn debugging_lines_tell_each_verdict_where_they_are_asked_for() {
     in_world_of_its_own(|world| {
         let (sender, lines) = std::sync::mpsc::channel();
         let sink = move |line: &str| sender.send(line.to_owned()).unwrap_or_default();
-        world.gate = Gate::load_with(&world.pins(), Types::read(), Some(Box::new(sink))).unwrap();
+        world.gate = Gate::load_with(&world.pins(), Some(Box::new(sink))).unwrap();
         let cgroup = world.cgroup().to_owned();
         world.gate.attach(&cgroup).unwrap();
         let agent = world.agent(1);

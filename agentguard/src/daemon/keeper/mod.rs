@@ -41,7 +41,6 @@ use std::sync::mpsc::{self, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use agentguard_keeper::gate::Reading;
 use agentguard_keeper::groups::{self, APPROVE, Groups, LetIn, READ, RUN};
 use agentguard_keeper::packet::tell_senders;
 use agentguard_keeper::signals::{Signal, Signals};
@@ -113,7 +112,6 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let signals = Signals::block()?;
     agentguard_keeper::limits::keep_own(config.worker.gid)?;
-    let types = Reading::begin();
     exposed::file("configuration", &config.file, 0)?;
     if let Some(ledger) = config.ledger.as_ref().filter(|it| it.is_in_the_clear()) {
         tracing::warn!(
@@ -164,9 +162,7 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
         gid: config.worker.gid,
     };
     let mounts = worker_mounts(&config)?;
-    let keeper: Shared = Arc::new(Mutex::new(Keeper::new(
-        config, policy, groups, unopened, types,
-    )?));
+    let keeper: Shared = Arc::new(Mutex::new(Keeper::new(config, policy, groups, unopened)?));
     // At once, but beside what follows: agents decide how long the first look takes.
     residents::follow(&keeper)?;
     resources::follow(&keeper)?;

@@ -29,7 +29,7 @@ use agentguard_common::ABI_VERSION;
 use agentguard_common::map::{Listeners, Settings, listener_flag};
 use agentguard_keeper::cgroup::{self, Cgroup};
 use agentguard_keeper::documents::Handed;
-use agentguard_keeper::gate::{Gate, Reading};
+use agentguard_keeper::gate::Gate;
 use agentguard_keeper::groups::Groups;
 use agentguard_keeper::home::NamespaceId;
 use agentguard_keeper::message::{LeafSubject, Reloads};
@@ -189,7 +189,6 @@ impl Keeper {
         policy: PolicyRead,
         groups: Groups,
         unopened: Vec<String>,
-        types: Reading,
     ) -> anyhow::Result<Self> {
         let mount = cgroup::mount()
             .context("cgroup v2 is not mounted; hint: mount -t cgroup2 none /sys/fs/cgroup")?;
@@ -215,8 +214,8 @@ impl Keeper {
             }
         }
         let is_left = Gate::is_left(&config.paths.bpffs)?;
-        let mut gate = Gate::load_fitted(&config.paths.bpffs, types.wait())
-            .map_err(|error| unloaded(error.into(), is_left))?;
+        let mut gate =
+            Gate::load(&config.paths.bpffs).map_err(|error| unloaded(error.into(), is_left))?;
         let host = Listening::here(ports(&config))?;
         let last = gate.agents()?.iter().map(|(_, entry)| entry.profile).max();
         let published = Published::take_over(&mut gate)?;
