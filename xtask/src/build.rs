@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::workspace::Workspace;
+use crate::workspace::{PROFILES, Workspace};
 use crate::{bpf, exec, setup};
 use trained::Training;
 
@@ -58,12 +58,21 @@ fn plain(workspace: &Workspace, release: bool) -> Result<PathBuf> {
 /// `worker::hostile`).
 const HOOK: &[u8] = b"AGENTGUARD_TEST_WORKER";
 
-/// Makes sure that a program for production has no such thing.
+/// What a program has that is compiled to be trained: the end of where its worker writes.
+const COUNTS: &[u8] = b"/worker-%p.profraw";
+
+/// Makes sure that a program for production has no such things.
 fn refuse_hook(program: &Path) -> Result<()> {
     let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let has = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
     ensure!(
-        !bytes.windows(HOOK.len()).any(|window| window == HOOK),
+        !has(HOOK),
         "{} has the tests' hook in its worker; hint: the release profile must not have debug-assertions",
+        program.display()
+    );
+    ensure!(
+        !has(COUNTS),
+        "the worker of {} may write what it counts; hint: without `{PROFILES}` in the environment",
         program.display()
     );
     Ok(())

@@ -55,8 +55,8 @@ enum Task {
         /// With optimisations, to target/release/agentguard
         #[arg(long)]
         release: bool,
-        /// With optimisations by what it does under a load, to target/trained: compiles twice, with
-        /// some minutes of load in between
+        /// With optimisations by what it does under a load, to target/trained/build: compiles twice, with
+        /// some minutes of load in between; says where it is
         #[arg(long, conflicts_with = "release")]
         trained: bool,
     },

@@ -6,6 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+/// With it the daemon is compiled so that its worker may write in one more directory: of what is compiled to be trained.
+pub(crate) const PROFILES: &str = "AGENTGUARD_PROFILES";
+
 /// The workspace that this program was compiled in.
 #[derive(Debug)]
 pub(crate) struct Workspace {
@@ -45,6 +48,8 @@ impl Workspace {
 
     /// A `cargo` call at the root, in an environment as a person's shell would give it: what
     /// `cargo run` adds for us (`CARGO_PKG_*` and others) would make build scripts run again.
+    ///
+    /// Nor is [`PROFILES`] handed down.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         for (name, _) in env::vars_os() {
@@ -62,7 +67,8 @@ impl Workspace {
         }
         cargo
             .current_dir(&self.root)
-            .env("CARGO_TARGET_DIR", self.target());
+            .env("CARGO_TARGET_DIR", self.target())
+            .env_remove(PROFILES);
         cargo
     }
 }

@@ -39,8 +39,10 @@ impl Machine {
             ("dnsperf", "dnsperf", "-h"),
         ];
         let ours = match asked.untrained {
-            true => "as `build --release` makes it",
-            false => "as `build --trained` makes it",
+            true => "as `build --release` makes it, as all examples",
+            false => {
+                "by the last profile of `build --trained`; examples (`policy`, `budget`, decoders) as `build --release`"
+            }
         };
         let ours = ("agentguard".to_owned(), ours.to_owned());
         let others = programs.into_iter().filter_map(|(name, program, option)| {

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::exec;
-use crate::workspace::Workspace;
+use crate::workspace::{PROFILES, Workspace};
 
 /// What the daemon is asked to do meanwhile: arguments of `world`.
 const LOADS: &[&[&str]] = &[
@@ -37,15 +37,11 @@ const LOADS: &[&[&str]] = &[
     &["bench-soak", "--minutes", "2"],
 ];
 
-/// Where the worker of a program that counts may write, beside its own directories: read by the daemon's source while it
-/// is compiled.
-const PROFILES: &str = "AGENTGUARD_PROFILES";
-
 /// Where all of this is.
 struct Places {
     /// What each process has counted.
     counted: PathBuf,
-    /// All of that.
+    /// All of that, for the rustc that is there.
     profile: PathBuf,
     /// What counts is compiled there.
     counting: PathBuf,
@@ -54,14 +50,14 @@ struct Places {
 }
 
 impl Places {
-    fn of(workspace: &Workspace) -> Self {
+    fn of(workspace: &Workspace) -> Result<Self> {
         let all = workspace.target().join("trained");
-        Self {
+        Ok(Self {
             counted: all.join("counted"),
-            profile: all.join("agentguard.profdata"),
+            profile: all.join(format!("agentguard-{}.profdata", rustc("release: ")?)),
             counting: all.join("counting"),
             trained: all.join("build"),
-        }
+        })
     }
 }
 
@@ -80,7 +76,7 @@ pub(crate) enum Training {
 /// # Errors
 /// A step failed, or the load has left no profile.
 pub(crate) fn build(workspace: &Workspace, training: Training) -> Result<PathBuf> {
-    let places = Places::of(workspace);
+    let places = Places::of(workspace)?;
     if training == Training::Anew || !places.profile.exists() {
         train(workspace, &places)?;
     }
@@ -90,10 +86,7 @@ pub(crate) fn build(workspace: &Workspace, training: Training) -> Result<PathBuf
 
 fn train(workspace: &Workspace, places: &Places) -> Result<()> {
     let merger = merger()?;
-    if places.counted.exists() {
-        fs::remove_dir_all(&places.counted)
-            .with_context(|| format!("cannot remove {}", places.counted.display()))?;
-    }
+    remove(&places.counted)?;
     // The worker, which is a user of its own, makes files there.
     DirBuilder::new()
         .recursive(true)
@@ -119,17 +112,24 @@ fn train(workspace: &Workspace, places: &Places) -> Result<()> {
         exec::run(world.stdout(Stdio::null()))?;
     }
     let counted = counted(&places.counted)?;
+    let draft = places.profile.with_extension("new");
     exec::run(
         Command::new(merger)
             .args(["merge", "--output"])
-            .arg(&places.profile)
+            .arg(&draft)
             .args(&counted),
     )?;
-    fs::remove_dir_all(&places.counted)?;
     // cargo does not know that the profile is another one.
-    if places.trained.exists() {
-        fs::remove_dir_all(&places.trained)
-            .with_context(|| format!("cannot remove {}", places.trained.display()))?;
+    remove(&places.trained)?;
+    fs::rename(&draft, &places.profile)
+        .with_context(|| format!("cannot write {}", places.profile.display()))?;
+    remove(&places.counted)
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory)
+            .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
     Ok(())
 }
@@ -162,7 +162,7 @@ fn compile(
     flag: &str,
     variables: &[(&str, &Path)],
 ) -> Result<PathBuf> {
-    let machine = machine()?;
+    let machine = rustc("host: ")?;
     let mut cargo = workspace.cargo();
     cargo
         .args(["build", "--release", "--package", "agentguard"])
@@ -171,19 +171,17 @@ fn compile(
         // One flag, whatever is in it.
         .env("CARGO_ENCODED_RUSTFLAGS", flag)
         .env_remove("RUSTFLAGS")
-        .env_remove(PROFILES)
         .envs(variables.iter().copied());
     exec::run(&mut cargo)?;
     Ok(directory.join(machine).join("release/agentguard"))
 }
 
-/// The kind of this machine, as rustc names it.
-fn machine() -> Result<String> {
+/// What rustc says of itself: `release: `, its version, or `host: `, the kind of this machine.
+fn rustc(what: &str) -> Result<String> {
     let said = exec::ask("rustc", &["-vV"]).context("rustc does not say its version")?;
-    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host
-        .context("rustc does not say what it is for")?
-        .to_owned())
+    let line = said.lines().find_map(|line| line.strip_prefix(what));
+    let line = line.with_context(|| format!("rustc does not say `{what}`"))?;
+    Ok(line.to_owned())
 }
 
 /// The program that makes one profile of many, of rustc's own LLVM: rustup has it.
@@ -191,7 +189,7 @@ fn merger() -> Result<PathBuf> {
     let root = exec::ask("rustc", &["--print", "sysroot"]).context("rustc has no sysroot")?;
     let merger = Path::new(root.trim())
         .join("lib/rustlib")
-        .join(machine()?)
+        .join(rustc("host: ")?)
         .join("bin/llvm-profdata");
     if !merger.exists() {
         exec::run(Command::new("rustup").args(["component", "add", "llvm-tools"]))

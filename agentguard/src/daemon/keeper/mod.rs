@@ -120,6 +120,11 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
             ledger.address()
         );
     }
+    if let Some(directory) = PROFILES {
+        tracing::warn!(
+            "this program was compiled to be trained: its worker writes to {directory}, too"
+        );
+    }
     let policy = PolicySource::of(&config).read()?;
     for warning in policy.policy.warnings() {
         tracing::warn!("{warning}");
