@@ -43,7 +43,18 @@ async fn damage_in_the_middle_is_told_and_the_rest_is_read() {
     for (which, delete_index) in [(0, true), (0, false), (2, true), (usize::MAX, true)] {
         let dir = tempfile::tempdir().unwrap();
         let record = Record::open(dir.path(), small()).unwrap();
-        let ids = write_allows(&record, "a", 60).await;
+        let mut ids = write_allows(&record, "a", 60).await;
+        // Damage in the only entry of the last segment would be its end, which is cut off.
+        while segments(dir.path())
+            .last()
+            .unwrap()
+            .metadata()
+            .unwrap()
+            .len()
+            < 2_000
+        {
+            ids.extend(write_allows(&record, "a", 1).await);
+        }
         until_indexed(&record).await;
         record.close().await;
         let files = segments(dir.path());
@@ -56,7 +67,12 @@ async fn damage_in_the_middle_is_told_and_the_rest_is_read() {
 
         let record = Record::open(dir.path(), small()).unwrap();
         let found = everything(&record).await;
-        assert_eq!(found.len(), 59, "one entry is damaged, the others are read");
+        let others = ids.len() - 1;
+        assert_eq!(
+            found.len(),
+            others,
+            "one entry is damaged, the others are read"
+        );
         until("the damage is in the status", async || {
             record.status().damage.len() == 1
         })
@@ -77,7 +93,7 @@ async fn damage_in_the_middle_is_told_and_the_rest_is_read() {
 
         // It stays told, once, and the log goes on.
         let record = Record::open(dir.path(), small()).unwrap();
-        assert_eq!(everything(&record).await.len(), 61);
+        assert_eq!(everything(&record).await.len(), others + new.len());
         until("the damage is in the status again", async || {
             record.status().damage.len() == 1
         })
@@ -166,14 +182,17 @@ async fn segments_rotate_and_the_oldest_are_deleted_with_a_note() {
     };
     let record = Record::open(dir.path(), options.clone()).unwrap();
     let ids = write_allows(&record, "a", 200).await;
-    let status = record.status();
+    // The last note may be on its way.
+    let mut status = record.status();
+    until("what is on the disk to be told", async || {
+        status = record.status();
+        let segments = segments(dir.path());
+        let sizes = segments.iter().map(|path| path.metadata().unwrap().len());
+        sizes.sum::<u64>() == status.bytes
+    })
+    .await;
     assert!(status.segments > 2, "{status:?}");
     assert!(status.bytes <= 20_000, "{status:?}");
-    let on_disk: u64 = segments(dir.path())
-        .iter()
-        .map(|path| path.metadata().unwrap().len())
-        .sum();
-    assert_eq!(on_disk, status.bytes);
     until_indexed(&record).await;
     let kept = everything(&record).await;
     assert!(!kept.is_empty() && kept.len() < 200);
