@@ -55,6 +55,12 @@ fn desk() -> (Arc<Desk>, TempDir) {
     (desk, dir)
 }
 
+/// The record's own thread; how many wait for its end.
+fn runs(desk: &Arc<Desk>) -> thread::JoinHandle<usize> {
+    let desk = Arc::clone(desk);
+    thread::spawn(move || desk.run().len())
+}
+
 type Reply = Receiver<Result<DecisionId, RecordRefused>>;
 
 /// Brings the `n`-th allow.
@@ -154,10 +160,7 @@ fn who_writes_sees_to_what_comes_meanwhile() {
 #[test]
 fn the_thread_writes_while_the_disk_is_slow_and_sees_to_what_comes_meanwhile() {
     let (desk, _dir) = desk();
-    let thread = {
-        let desk = Arc::clone(&desk);
-        thread::spawn(move || desk.run().len())
-    };
+    let thread = runs(&desk);
     for mut reply in one_beside_the_other(&desk, true) {
         assert!(answered(&mut reply));
     }
@@ -209,10 +212,7 @@ fn who_brings_something_makes_no_new_segment() {
     // The next one is the thread's.
     let mut reply = bring(&desk, 2).unwrap();
     assert_eq!((segments(), desk.waiting()), (1, (1, 0)));
-    let thread = {
-        let desk = Arc::clone(&desk);
-        thread::spawn(move || drop(desk.run()))
-    };
+    let thread = runs(&desk);
     assert!(answered(&mut reply));
     assert_eq!(segments(), 2);
     desk.end(None);
@@ -265,10 +265,7 @@ fn outcomes_have_their_turn_however_many_decisions_come() {
 #[test]
 fn a_writer_that_died_is_told_soon_and_holds_nobody() {
     let (desk, _dir) = desk();
-    let thread = {
-        let desk = Arc::clone(&desk);
-        thread::spawn(move || desk.run().len())
-    };
+    let thread = runs(&desk);
     let dies = {
         let desk = Arc::clone(&desk);
         thread::spawn(move || {
