@@ -16,6 +16,17 @@ pub(crate) struct Carried {
     ended: Notify,
     /// Of all agents, those of clients.
     clients: AtomicUsize,
+    /// Of those, the ones that rest: they keep little.
+    rest: AtomicUsize,
+}
+
+/// That one of a client rests, until it is dropped.
+pub(crate) struct Rest<'a>(&'a AtomicUsize);
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One of them, until it is dropped.
@@ -35,9 +46,16 @@ impl Carried {
         one
     }
 
-    /// How many clients there are.
-    pub(crate) fn clients(&self) -> usize {
-        self.clients.load(Ordering::Relaxed)
+    /// How many clients there are that do not rest.
+    pub(crate) fn awake(&self) -> usize {
+        let clients = self.clients.load(Ordering::Relaxed);
+        clients.saturating_sub(self.rest.load(Ordering::Relaxed))
+    }
+
+    /// One of those of clients rests.
+    pub(crate) fn rests(&self) -> Rest<'_> {
+        self.rest.fetch_add(1, Ordering::Relaxed);
+        Rest(&self.rest)
     }
 
     /// One more.
@@ -99,7 +117,11 @@ mod tests {
         let carried = Arc::new(Carried::default());
         let (first, second) = (carried.one(AgentId(1)), carried.one(AgentId(1)));
         let other = carried.client(AgentId(2));
-        assert_eq!(carried.clients(), 1);
+        assert_eq!(carried.awake(), 1);
+        let rest = carried.rests();
+        assert_eq!(carried.awake(), 0);
+        drop(rest);
+        assert_eq!(carried.awake(), 1);
         let mut none = pin!(carried.none(AgentId(1)));
         assert!(none.as_mut().now_or_never().is_none());
         drop(first);
@@ -108,6 +130,6 @@ mod tests {
         none.await;
         carried.none(AgentId(3)).await;
         drop(other);
-        assert_eq!(carried.clients(), 0);
+        assert_eq!(carried.awake(), 0);
     }
 }

@@ -23,6 +23,9 @@ pub struct Limits {
     pub call: Duration,
     /// How long an HTTP connection may idle between requests. Then it is closed.
     pub keep_alive: Duration,
+    /// How long an HTTP/1 connection may idle before it rests: it goes on with its next request, and keeps no buffers until
+    /// then, as its upstream's connection does.
+    pub rest: Duration,
     /// How long an upstream's HTTP connection may wait for the agent's next client connection. Then it
     /// is closed; a second before the upstream would, where it says when.
     pub upstream_idle: Duration,
@@ -67,6 +70,7 @@ impl Default for Limits {
             head: Duration::from_secs(10),
             call: Duration::from_secs(60),
             keep_alive: Duration::from_secs(90),
+            rest: Duration::from_secs(1),
             upstream_idle: Duration::from_secs(30),
             upstreams_idle_alike: 8,
             upstreams_idle: 512,

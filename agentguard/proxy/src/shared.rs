@@ -64,10 +64,10 @@ impl<R: Recorder> Shared<R> {
         self.loops.turn()
     }
 
-    /// How many connections of clients are carried.
+    /// How many connections of clients are carried that do not rest, and so keep more than they have to.
     #[must_use]
-    pub fn clients(&self) -> usize {
-        self.carried.clients()
+    pub fn awake(&self) -> usize {
+        self.carried.awake()
     }
 
     /// Whether a name is reached through an HTTP proxy, which resolves it.

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use agentguard_decision::{Asked, Decided, Recorder, Says, Way};
 use agentguard_model::{ActionKind, ClaimSource, ReasonCode};
@@ -132,6 +132,30 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
     pub(crate) fn leave(&self) {
         let mut kept = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
         self.leg.leave(&self.flow, kept.take());
+    }
+
+    /// Has the upstream connection keep no more than it has to, while the client asks for nothing.
+    pub(crate) fn rests(&self) {
+        let mut kept = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(upstream) = &mut *kept {
+            upstream.rests();
+        }
+    }
+
+    /// Has the upstream connection take requests again.
+    pub(crate) fn wakes(&self) {
+        let mut kept = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(upstream) = &mut *kept {
+            upstream.wake();
+        }
+    }
+
+    /// Closes the upstream connection once its other end has, while it rests.
+    pub(crate) fn poll_rest(&self, cx: &mut Context<'_>) {
+        let mut kept = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_mut().is_some_and(|it| it.poll_ends(cx).is_ready()) {
+            *kept = None;
+        }
     }
 
     /// Waits until the policy has come to deny the answer that is on its way. In the task that sends the answer.

@@ -8,7 +8,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub(crate) struct Signals {
     answer: AtomicU8,
     waker: AtomicWaker,
     interim: Interim,
+    /// Whether the client asks for nothing for now, and has been told all.
+    rests: AtomicBool,
 }
 
 /// An informational response on its way to the socket's side.
@@ -81,6 +83,11 @@ impl Signals {
         *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
         put.wake();
         written.notified().await;
+    }
+
+    /// Whether the connection may rest, in the task that has just polled it.
+    pub(crate) fn rests(&self) -> bool {
+        self.rests.load(Ordering::Relaxed)
     }
 
     fn answer(&self, answer: u8) {
@@ -131,6 +138,8 @@ impl Drop for PendingAnswer {
 enum Clock {
     Off,
     Idle,
+    /// Idle for so long that the connection may rest.
+    Rest,
     Head,
 }
 
@@ -142,8 +151,12 @@ pub(crate) struct Gated<S> {
     clock: Clock,
     sleep: Pin<Box<Sleep>>,
     idle: Duration,
+    rest: Duration,
     head: Duration,
     closed: bool,
+    /// Whether anything was written and is not known to be on its way: hyper asks for a flush once it has given all that
+    /// it had, and no sooner.
+    unwritten: bool,
     /// What is left to write of an informational response.
     interim: Bytes,
 }
@@ -160,8 +173,10 @@ impl<S> Gated<S> {
             clock: Clock::Off,
             sleep: Box::pin(sleep(limits.head)),
             idle: limits.keep_alive,
+            rest: limits.rest.min(limits.keep_alive),
             head: limits.head,
             closed: false,
+            unwritten: false,
             interim: Bytes::new(),
         }
     }
@@ -171,22 +186,84 @@ impl<S> Gated<S> {
         self.stream
     }
 
+    /// Keeps no more than it has to while its client asks for nothing. `unread` has passed, and hyper has not used it.
+    pub(crate) fn rests(&mut self, unread: &[u8]) {
+        if self.gate.position() == Position::BetweenRequests {
+            self.gate = Gate::default();
+        }
+        self.gate.passed().extend_from_slice(unread);
+    }
+
     /// Sets the clock for where the gate stands, and tells whether its time is over.
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (clock, time) = match self.gate.position() {
-            Position::BetweenRequests => (Clock::Idle, self.idle),
-            Position::InHead => (Clock::Head, self.head),
-            _ => (Clock::Off, Duration::ZERO),
+        let clock = match self.gate.position() {
+            Position::BetweenRequests if self.clock == Clock::Rest => Clock::Rest,
+            Position::BetweenRequests => Clock::Idle,
+            Position::InHead => Clock::Head,
+            _ => Clock::Off,
         };
         if clock != self.clock {
-            self.clock = clock;
-            if clock != Clock::Off {
-                self.sleep.as_mut().reset(Instant::now() + time);
-            }
+            self.set(clock);
         }
-        match clock {
-            Clock::Off => Poll::Pending,
-            Clock::Idle | Clock::Head => self.sleep.as_mut().poll(cx),
+        if clock == Clock::Off {
+            return Poll::Pending;
+        }
+        ready!(self.sleep.as_mut().poll(cx));
+        if clock == Clock::Idle {
+            self.set(Clock::Rest);
+            return self.sleep.as_mut().poll(cx);
+        }
+        Poll::Ready(())
+    }
+
+    fn set(&mut self, clock: Clock) {
+        self.clock = clock;
+        let time = match clock {
+            Clock::Off => return,
+            Clock::Idle => self.rest,
+            Clock::Rest => self.idle - self.rest,
+            Clock::Head => self.head,
+        };
+        self.sleep.as_mut().reset(Instant::now() + time);
+    }
+}
+
+impl<S: AsyncRead + Unpin> Gated<S> {
+    /// Waits until something has passed, or nothing will any more.
+    pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if !self.gate.passed().is_empty() || self.closed {
+                return Poll::Ready(Ok(()));
+            }
+            match self.gate.position() {
+                Position::Closed => {
+                    if let Some(refused) = self.gate.refused() {
+                        self.signals.set_stop(|| Stop::Refused(refused.clone()));
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Position::AwaitsUpgrade => {
+                    let upgraded = ready!(self.signals.poll_answer(cx));
+                    self.gate.answered(upgraded);
+                    continue;
+                }
+                _ => {}
+            }
+            if self.poll_clock(cx).is_ready() {
+                self.closed = true;
+                if self.clock == Clock::Head {
+                    self.signals.set_stop(|| Stop::TimedOut);
+                }
+                continue;
+            }
+            // On the stack: each connection that waits would keep its own.
+            let mut scratch = [MaybeUninit::uninit(); READ];
+            let mut scratch = ReadBuf::uninit(&mut scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut scratch))?;
+            match scratch.filled() {
+                [] => self.gate.end(),
+                bytes => self.gate.push(bytes),
+            }
         }
     }
 }
@@ -198,48 +275,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        loop {
-            let passed = this.gate.passed();
-            if !passed.is_empty() {
-                let count = passed.len().min(buf.remaining());
-                buf.put_slice(passed.get(..count).unwrap_or_default());
-                passed.advance(count);
-                // Whatever waited, waits no more: the next wait begins anew, however long this
-                // request takes.
-                this.clock = Clock::Off;
-                return Poll::Ready(Ok(()));
-            }
-            match this.gate.position() {
-                _ if this.closed => return Poll::Ready(Ok(())),
-                Position::Closed => {
-                    if let Some(refused) = this.gate.refused() {
-                        this.signals.set_stop(|| Stop::Refused(refused.clone()));
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Position::AwaitsUpgrade => {
-                    let upgraded = ready!(this.signals.poll_answer(cx));
-                    this.gate.answered(upgraded);
-                    continue;
-                }
-                _ => {}
-            }
-            if this.poll_clock(cx).is_ready() {
-                this.closed = true;
-                if this.clock == Clock::Head {
-                    this.signals.set_stop(|| Stop::TimedOut);
-                }
-                continue;
-            }
-            // On the stack: each connection that waits would keep its own.
-            let mut scratch = [MaybeUninit::uninit(); READ];
-            let mut scratch = ReadBuf::uninit(&mut scratch);
-            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut scratch))?;
-            match scratch.filled() {
-                [] => this.gate.end(),
-                bytes => this.gate.push(bytes),
-            }
+        let passed = this.poll_passed(cx);
+        // hyper reads the next head once it has encoded its answer to the last request, whether that is written or not.
+        let rests = passed.is_pending() && this.clock == Clock::Rest && !this.unwritten;
+        this.signals.rests.store(rests, Ordering::Relaxed);
+        ready!(passed)?;
+        let passed = this.gate.passed();
+        if !passed.is_empty() {
+            let count = passed.len().min(buf.remaining());
+            buf.put_slice(passed.get(..count).unwrap_or_default());
+            passed.advance(count);
+            // Whatever waited, waits no more: the next wait begins anew, however long this
+            // request takes.
+            this.clock = Clock::Off;
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -267,6 +317,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gated<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.unwritten = true;
         ready!(this.poll_interim(cx))?;
         Pin::new(&mut this.stream).poll_write(cx, buf)
     }
@@ -277,9 +328,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gated<S> {
             ready!(this.poll_interim(cx))?;
             match this.signals.interim.poll_take(cx) {
                 Some(bytes) => this.interim = bytes,
-                None => return Pin::new(&mut this.stream).poll_flush(cx),
+                None => break,
             }
+            this.unwritten = true;
         }
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.unwritten &= !matches!(flushed, Poll::Ready(Ok(())));
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -292,6 +347,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gated<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.unwritten = true;
         ready!(this.poll_interim(cx))?;
         Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
     }

@@ -33,6 +33,7 @@ mod held;
 mod http2;
 mod interims;
 mod leg;
+mod lent;
 mod listed;
 mod message;
 mod metered;
@@ -51,11 +52,13 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::{ActionKind, ReasonCode};
 use agentguard_protocol::http1::{MAX_FIELDS, MAX_HEAD};
 use agentguard_protocol::refusal::Refusal;
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -89,19 +92,12 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
 ) {
     let signals = Arc::new(Signals::default());
     let exchange = Arc::new(Exchange::new(Arc::clone(&flow), Arc::clone(&signals), leg));
-    let gated = Gated::new(stream, &first, Arc::clone(&signals), &flow.guard.limits);
+    let mut gated = Gated::new(stream, &first, Arc::clone(&signals), &flow.guard.limits);
     drop(first);
     let service = service_fn({
         let (exchange, signals) = (Arc::clone(&exchange), Arc::clone(&signals));
         move |request| Box::pin(answer(Arc::clone(&exchange), Arc::clone(&signals), request))
     });
-    let mut connection = http1::Builder::new()
-        .half_close(true)
-        .preserve_header_case(true)
-        .auto_date_header(false)
-        .max_headers(MAX_FIELDS)
-        .max_buf_size(MAX_HEAD + READ)
-        .serve_connection(TokioIo::new(gated), service);
     let (mut draining, mut denied) = (false, false);
     let changing = Arc::clone(&flow);
     let mut denial = pin!(async {
@@ -111,34 +107,55 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     // An answer that is denied breaks off in its body, unless the client takes nothing of what is before.
     let linger = flow.guard.limits.linger;
     let mut stuck = pin!(sleep(linger));
-    let served = loop {
-        tokio::select! {
-            biased;
-            served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break served,
-            () = &mut denial, if !denied => {
-                (draining, denied) = (true, true);
-                stuck.as_mut().reset(Instant::now() + linger);
-                Pin::new(&mut connection).graceful_shutdown();
+    let (served, read) = loop {
+        let mut connection = http1::Builder::new()
+            .half_close(true)
+            .preserve_header_case(true)
+            .auto_date_header(false)
+            .max_headers(MAX_FIELDS)
+            .max_buf_size(MAX_HEAD + READ)
+            .serve_connection(TokioIo::new(gated), service.clone());
+        // How it ended. Nothing: it may rest.
+        let served = loop {
+            let serving = poll_fn(|cx| match connection.poll_without_shutdown(cx) {
+                Poll::Pending if signals.rests() => Poll::Ready(None),
+                served => served.map(Some),
+            });
+            tokio::select! {
+                biased;
+                served = serving => break served,
+                () = &mut denial, if !denied => {
+                    (draining, denied) = (true, true);
+                    stuck.as_mut().reset(Instant::now() + linger);
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                () = &mut stuck, if denied => {
+                    exchange.leave();
+                    return connection.into_parts().io.into_inner().into_inner().reset();
+                }
+                () = flow.guard.shutdown.cancelled(), if !draining => {
+                    draining = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                // What is under way is decided again by itself; what comes next begins with a look-up.
+                () = flow.stale(), if !draining => {
+                    draining = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
             }
-            () = &mut stuck, if denied => {
-                exchange.leave();
-                return connection.into_parts().io.into_inner().into_inner().reset();
-            }
-            () = flow.guard.shutdown.cancelled(), if !draining => {
-                draining = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-            // What is under way is decided again by itself; what comes next begins with a look-up.
-            () = flow.stale(), if !draining => {
-                draining = true;
-                Pin::new(&mut connection).graceful_shutdown();
-            }
+        };
+        let parts = connection.into_parts();
+        gated = parts.io.into_inner();
+        if let Some(served) = served {
+            break (served, parts.read_buf);
+        }
+        gated.rests(&parts.read_buf);
+        if !Box::pin(rest(&flow, &exchange, &mut gated)).await {
+            break (Ok(()), Bytes::new());
         }
     };
-    let parts = connection.into_parts();
-    let gated = parts.io.into_inner();
     if let Some(tunnel) = exchange.take_tunnel() {
-        return Box::pin(websocket::carry(flow, gated, &parts.read_buf, tunnel)).await;
+        return Box::pin(websocket::carry(flow, gated, &read, tunnel)).await;
     }
     exchange.leave();
     let mut goodbye = Vec::new();
@@ -161,6 +178,27 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     if timeout(flow.guard.limits.linger, said).await.is_err() {
         tracing::debug!("the client does not close");
     }
+}
+
+/// Keeps no more of a connection than it has to, until its client asks for something or goes. False: it is over before.
+async fn rest<R: Recorder, P: Port, S: ClientStream>(
+    flow: &Flow<R, P>,
+    exchange: &Exchange<R, P>,
+    gated: &mut Gated<S>,
+) -> bool {
+    let _rest = flow.guard.carried.rests();
+    exchange.rests();
+    let goes_on = tokio::select! {
+        // What went wrong is seen by who reads on.
+        _ = poll_fn(|cx| {
+            exchange.poll_rest(cx);
+            gated.poll_passed(cx)
+        }) => true,
+        () = flow.guard.shutdown.cancelled() => false,
+        () = flow.stale() => false,
+    };
+    exchange.wakes();
+    goes_on
 }
 
 /// Answers one request, and says before what the upstream says before.

@@ -1,17 +1,22 @@
 //! One connection to an upstream.
 
+use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use agentguard_decision::Recorder;
 use agentguard_model::{Reason, ReasonCode};
 use agentguard_protocol::http1::{MAX_FIELDS, MAX_HEAD};
 use agentguard_protocol::persistence::{binds_connection, kept_for};
+use futures_util::FutureExt as _;
+use futures_util::task::noop_waker_ref;
 use http::{HeaderMap, Request, Response, Version};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +28,7 @@ use crate::fair;
 use crate::http::body::{Received, RequestBody};
 use crate::http::exchange::chain;
 use crate::http::http2;
+use crate::http::lent::{Lender, Wire, lend};
 use crate::http::pool::{Key, Spoken};
 
 /// A connection to the upstream, with the task that drives it. It ends with its owner.
@@ -33,7 +39,13 @@ pub(crate) struct Upstream<R: Recorder> {
     gone: CancellationToken,
     /// Of HTTP/1. One of HTTP/2 carries what is under way on it to its end, and ends when nobody has a
     /// handle any more.
-    _driver: Option<AbortOnDropHandle<()>>,
+    driver: Option<Driver>,
+}
+
+/// What drives a connection of HTTP/1, and has its stream as long as it does.
+struct Driver {
+    lender: Lender,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// What requests are sent with.
@@ -45,6 +57,8 @@ pub(crate) struct Handle<R: Recorder> {
 enum Sender<R: Recorder> {
     Http1(http1::SendRequest<SentBody<R>>),
     Http2(http2::Sender),
+    /// Nothing for now: what is left of one of HTTP/1 is its stream ([`Upstream::rests`]).
+    Rests(Wire),
 }
 
 /// What passed that matters for who may use the connection next.
@@ -84,7 +98,7 @@ impl<R: Recorder> Upstream<R> {
         let key = flow.key(peer, Spoken::Clear(version));
         match version {
             Version::HTTP_2 => Self::http2(stream, key, flow.guard.limits.linger).await,
-            _ => Self::http1(stream, key).await,
+            _ => Self::http1(Box::new(stream), key),
         }
     }
 
@@ -101,24 +115,17 @@ impl<R: Recorder> Upstream<R> {
         let key = flow.key(peer, Spoken::Tls { offer, chosen });
         match chosen {
             Alpn::H2 => Self::http2(stream, key, flow.guard.limits.linger).await,
-            Alpn::Http1 | Alpn::None => Self::http1(stream, key).await,
+            Alpn::Http1 | Alpn::None => Self::http1(Box::new(stream), key),
         }
     }
 
     /// Speaks HTTP/1 on a connection.
-    async fn http1(
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        key: Key,
-    ) -> Result<Self, Reason> {
-        let shaken = http1::Builder::new()
-            .preserve_header_case(true)
-            .max_headers(MAX_FIELDS)
-            .max_buf_size(MAX_HEAD + READ)
-            .handshake(TokioIo::new(stream));
-        let (sender, connection) = shaken.await.map_err(|error| broke(&error))?;
-        let (gone, driver) = drive(connection.with_upgrades());
-        let driver = Some(AbortOnDropHandle::new(driver));
-        Ok(Self::new(Sender::Http1(sender), key, gone, driver))
+    fn http1(wire: Wire, key: Key) -> Result<Self, Reason> {
+        let (sender, gone, driver) = begin(wire).ok_or_else(|| {
+            let message = "no HTTP/1 can be spoken with the upstream";
+            Reason::new(ReasonCode::Internal, message)
+        })?;
+        Ok(Self::new(Sender::Http1(sender), key, gone, Some(driver)))
     }
 
     /// Speaks HTTP/2 on a connection.
@@ -133,12 +140,7 @@ impl<R: Recorder> Upstream<R> {
         Ok(Self::new(Sender::Http2(sender), key, gone, None))
     }
 
-    fn new(
-        sender: Sender<R>,
-        key: Key,
-        gone: CancellationToken,
-        driver: Option<AbortOnDropHandle<()>>,
-    ) -> Self {
+    fn new(sender: Sender<R>, key: Key, gone: CancellationToken, driver: Option<Driver>) -> Self {
         Self {
             key,
             handle: Handle {
@@ -146,7 +148,7 @@ impl<R: Recorder> Upstream<R> {
                 seen: Arc::default(),
             },
             gone,
-            _driver: driver,
+            driver,
         }
     }
 
@@ -182,6 +184,7 @@ impl<R: Recorder> Upstream<R> {
         match &mut self.handle.sender {
             Sender::Http1(sender) => sender.ready().await.is_ok(),
             Sender::Http2(sender) => !sender.is_closed(),
+            Sender::Rests(_) => false,
         }
     }
 
@@ -190,6 +193,47 @@ impl<R: Recorder> Upstream<R> {
         match &self.handle.sender {
             Sender::Http1(sender) => sender.is_ready(),
             Sender::Http2(sender) => !sender.is_closed(),
+            Sender::Rests(_) => false,
+        }
+    }
+
+    /// Keeps no more of a connection of HTTP/1 than its stream, until it is woken. One on which anything is under way stays
+    /// as it is.
+    pub(crate) fn rests(&mut self) {
+        let Some(driver) = self.driver.as_ref().filter(|_| self.is_ready()) else {
+            return;
+        };
+        if let Some(wire) = driver.lender.take() {
+            self.handle.sender = Sender::Rests(wire);
+            self.driver = None;
+        }
+    }
+
+    /// Waits until one that rests has come to its end. Others are not waited for.
+    pub(crate) fn poll_ends(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.handle.sender {
+            Sender::Rests(wire) => poll_says(wire, cx),
+            Sender::Http1(_) | Sender::Http2(_) => Poll::Pending,
+        }
+    }
+
+    /// Has one that rests take requests again. One that has ended meanwhile, or has said anything, takes none any more.
+    pub(crate) fn wake(&mut self) {
+        if !matches!(self.handle.sender, Sender::Rests(_)) {
+            return;
+        }
+        let ended = Sender::Rests(Box::new(tokio::io::empty()));
+        let Sender::Rests(mut wire) = mem::replace(&mut self.handle.sender, ended) else {
+            return;
+        };
+        let mut cx = Context::from_waker(noop_waker_ref());
+        if poll_says(&mut wire, &mut cx).is_ready() {
+            return;
+        }
+        if let Some((sender, gone, driver)) = begin(wire) {
+            self.handle.sender = Sender::Http1(sender);
+            self.gone = gone;
+            self.driver = Some(driver);
         }
     }
 
@@ -230,12 +274,45 @@ impl<R: Recorder> Handle<R> {
                 }),
             },
             Sender::Http2(sender) => Box::pin(sender.try_send(request)).await,
+            Sender::Rests(_) => Err(Ok(request)),
         };
         if let Ok(response) = &sent {
             self.seen.note(response.headers());
         }
         sent
     }
+}
+
+/// Begins to speak HTTP/1 on a connection: with what requests are sent, what is cancelled when it is over, and what has it
+/// go on.
+fn begin<R: Recorder>(
+    wire: Wire,
+) -> Option<(http1::SendRequest<SentBody<R>>, CancellationToken, Driver)> {
+    let (lender, borrowed) = lend(wire);
+    let begun = http1::Builder::new()
+        .preserve_header_case(true)
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(MAX_HEAD + READ)
+        .handshake(TokioIo::new(borrowed));
+    // Nothing is said first, so that nothing is waited for.
+    let (sender, connection) = begun.now_or_never()?.ok()?;
+    let (gone, task) = drive(connection.with_upgrades());
+    let task = AbortOnDropHandle::new(task);
+    Some((
+        sender,
+        gone,
+        Driver {
+            lender,
+            _task: task,
+        },
+    ))
+}
+
+/// Waits until a stream has something to say, or has ended: nobody has asked it for anything.
+fn poll_says(wire: &mut Wire, cx: &mut Context<'_>) -> Poll<()> {
+    let mut byte = [0];
+    let mut byte = ReadBuf::new(&mut byte);
+    Pin::new(wire).poll_read(cx, &mut byte).map(drop)
 }
 
 /// Drives a connection to its end. What is answered with is cancelled then.

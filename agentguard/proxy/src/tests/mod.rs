@@ -39,6 +39,7 @@ mod quarantined;
 mod raw;
 mod readings;
 mod resets;
+mod rests;
 mod resumption;
 mod revoked;
 mod sessions;

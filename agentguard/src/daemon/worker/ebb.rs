@@ -1,4 +1,4 @@
-//! When connections have gone that held much.
+//! When connections have gone that held much, or rest.
 
 /// So many connections are some MiB.
 const MANY: usize = 64;
@@ -11,7 +11,7 @@ pub(super) struct Ebb {
 }
 
 impl Ebb {
-    /// There are so many now.
+    /// There are so many now that do not rest.
     pub(super) fn see(&mut self, connections: usize) {
         self.most = self.most.max(connections);
     }

@@ -217,7 +217,7 @@ async fn serve(
                 continue;
             }
             _ = ebbs.tick() => {
-                if ebb.has_come(upstreams.clients()) {
+                if ebb.has_come(upstreams.awake()) {
                     tasks.spawn_blocking(worker::give_back);
                 }
                 continue;
@@ -226,7 +226,7 @@ async fn serve(
                 if heard.elapsed() > SILENT {
                     board.keeper_is_silent();
                 }
-                ebb.see(upstreams.clients());
+                ebb.see(upstreams.awake());
                 let possible = record.status().degraded.is_none();
                 if possible != recording {
                     recording = possible;

@@ -30,9 +30,10 @@ const FIRST: usize = 32;
 /// How long all of them may take to be open, or to end.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How long memory has to be the same, and what is waited for that at most.
-const REST: Duration = Duration::from_secs(1);
-const RESTLESS: Duration = Duration::from_secs(15);
+/// How long memory has to be the same, and what is waited for that at most. A guard has connections rest after a second, and
+/// gives back what they had within five.
+const REST: Duration = Duration::from_secs(8);
+const RESTLESS: Duration = Duration::from_secs(30);
 
 /// How long the client holds connections where nobody ends it.
 const HELD: Duration = Duration::from_secs(120);
