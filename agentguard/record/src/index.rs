@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::path::Path;
 
-use agentguard_model::{ActionKind, AgentName, DecisionId, Verdict};
+use agentguard_model::{ActionKind, AgentName, Decision, DecisionId, Verdict};
 use redb::backends::FileBackend;
 use redb::{
     Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
@@ -65,16 +65,18 @@ pub(crate) struct Filter {
 /// What is to be added to the index in one step.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
-    rows: Vec<Row>,
+    /// Where each is, its number, and what it is.
+    rows: Vec<(Location, u64, Row)>,
     broken: Vec<Broken>,
+    /// The last entry, and the CRC32C of its payload.
     last: Option<(Location, u32)>,
 }
 
+/// What the index has of an entry.
 #[derive(Debug)]
-enum Row {
+pub(crate) enum Row {
     Decision {
         id: u128,
-        at: Location,
         verdict: Verdict,
         kind: ActionKind,
         agent: Option<AgentName>,
@@ -82,15 +84,60 @@ enum Row {
     Update {
         id: u128,
         which: u8,
-        at: Location,
     },
-    Notice {
-        number: u64,
-        at: Location,
-    },
+    /// A gap or a note, which has no id but its number.
+    Notice,
+}
+
+impl Row {
+    /// Of a decision.
+    pub(crate) fn decision(decision: &Decision) -> Self {
+        Self::Decision {
+            id: decision.id.0.into(),
+            verdict: decision.verdict,
+            kind: decision.action.kind,
+            agent: decision.agent.as_ref().map(|agent| agent.name.clone()),
+        }
+    }
+
+    /// Of a count.
+    pub(crate) fn aggregate(id: DecisionId) -> Self {
+        let id = id.0.into();
+        Self::Update { id, which: 0 }
+    }
+
+    /// Of what became of a decision.
+    pub(crate) fn outcome(id: DecisionId) -> Self {
+        let id = id.0.into();
+        Self::Update { id, which: 1 }
+    }
+}
+
+impl From<Gist> for Row {
+    fn from(gist: Gist) -> Self {
+        match gist {
+            Gist::Decision(decision) => Self::Decision {
+                id: decision.id.0.into(),
+                verdict: decision.verdict,
+                kind: decision.kind(),
+                agent: decision.agent().cloned(),
+            },
+            Gist::Aggregate { id } => Self::aggregate(id),
+            Gist::Outcome { id } => Self::outcome(id),
+            Gist::Gap(_) | Gist::Note(_) => Self::Notice,
+        }
+    }
 }
 
 impl Rows {
+    pub(crate) const fn new() -> Self {
+        Self {
+            rows: Vec::new(),
+            broken: Vec::new(),
+            last: None,
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.rows.len() + self.broken.len()
     }
@@ -100,29 +147,17 @@ impl Rows {
         self.broken.push(broken);
     }
 
-    /// Adds an entry. `order` rises from entry to entry.
-    pub(crate) fn add(&mut self, at: Location, entry: &Gist, payload: &[u8], order: u64) {
-        self.last = Some((at, crc32c::crc32c(payload)));
-        self.rows.push(match entry {
-            Gist::Decision(decision) => Row::Decision {
-                id: decision.id.0.into(),
-                at,
-                verdict: decision.verdict,
-                kind: decision.kind(),
-                agent: decision.agent().cloned(),
-            },
-            Gist::Aggregate { id } => Row::Update {
-                id: id.0.into(),
-                which: 0,
-                at,
-            },
-            Gist::Outcome { id } => Row::Update {
-                id: id.0.into(),
-                which: 1,
-                at,
-            },
-            Gist::Gap(_) | Gist::Note(_) => Row::Notice { number: order, at },
-        });
+    /// Adds an entry: where it is, its number, and the CRC32C of its payload.
+    pub(crate) fn add(&mut self, at: Location, number: u64, checksum: u32, row: Row) {
+        self.last = Some((at, checksum));
+        self.rows.push((at, number, row));
+    }
+
+    /// Adds what comes behind.
+    pub(crate) fn append(&mut self, mut behind: Self) {
+        self.rows.append(&mut behind.rows);
+        self.broken.append(&mut behind.broken);
+        self.last = behind.last.or(self.last);
     }
 }
 
@@ -207,29 +242,28 @@ impl Index {
             let mut by_agent = txn.open_table(BY_AGENT)?;
             let mut updates = txn.open_table(UPDATES)?;
             let mut notices = txn.open_table(NOTICES)?;
-            for row in &rows.rows {
+            for (at, number, row) in &rows.rows {
+                let place @ (segment, offset) = (at.segment, at.offset);
                 match row {
                     Row::Decision {
                         id,
-                        at,
                         verdict,
                         kind,
                         agent,
                     } => {
                         let (verdict, kind) = (&*verdict.to_string(), &*kind_name(*kind));
                         let agent = agent.as_ref().map(AgentName::as_str);
-                        let (segment, offset) = (at.segment, at.offset);
                         let name = agent.unwrap_or("");
                         decisions.insert(id, (segment, offset, verdict, kind, name))?;
                         if let Some(agent) = agent {
                             by_agent.insert((agent, *id), (segment, offset, verdict, kind))?;
                         }
                     }
-                    Row::Update { id, which, at } => {
-                        updates.insert((*id, *which), (at.segment, at.offset))?;
+                    Row::Update { id, which } => {
+                        updates.insert((*id, *which), place)?;
                     }
-                    Row::Notice { number, at } => {
-                        notices.insert(number, (at.segment, at.offset))?;
+                    Row::Notice => {
+                        notices.insert(number, place)?;
                     }
                 }
             }

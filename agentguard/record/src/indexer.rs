@@ -1,4 +1,5 @@
-//! The thread that keeps the index up to date, by reading the log behind the writer.
+//! The thread that keeps the index up to date behind the writer: with what that has left of what it wrote
+//! ([`crate::fresh`]), or by reading the log.
 //!
 //! After a start, after a crash and with no index at all it does the same: go on from where the
 //! index ends. An index that cannot be used is deleted and made anew; until it has caught up,
@@ -12,8 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::entry::Gist;
+use crate::fresh::Next;
 use crate::grown::Grown;
-use crate::index::{Index, Rows, Snapshot};
+use crate::index::{Index, Row, Rows, Snapshot};
 use crate::segment::Position;
 use crate::shared::Shared;
 use crate::walk::{self, Met};
@@ -83,11 +86,16 @@ impl Indexer {
                 break;
             }
         }
-        let lag = self.shared.position().number.saturating_sub(self.at.number);
-        if lag < LAST {
+        if self.lag() < LAST {
             self.catch_up();
         }
         self.save(true);
+    }
+
+    /// How many entries it is behind.
+    fn lag(&self) -> u64 {
+        let end = self.shared.position().number;
+        end.saturating_sub(self.at.number)
     }
 
     /// Opens the index, or makes a new one.
@@ -158,37 +166,22 @@ impl Indexer {
         }
     }
 
+    /// Has the index know what was written until now.
     fn catch_up(&mut self) {
-        while self.at < self.shared.position() {
+        loop {
             let Some(index) = self.index.clone() else {
                 return;
             };
-            let to = self.shared.position();
-            let mut rows = Rows::default();
-            let shared = &self.shared;
-            let walked = walk::walk(shared, self.at, to, |met| {
-                match met {
-                    Met::Entry {
-                        at,
-                        number,
-                        entry,
-                        payload,
-                    } => rows.add(at, &entry, payload, number),
-                    Met::Broken(broken) => {
-                        shared.tell_damage(&broken);
-                        rows.broken(broken);
-                    }
-                    Met::Deleted { .. } => {}
-                }
-                if rows.len() >= STEP {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            });
-            let reached = match walked {
-                Ok(reached) => reached,
-                Err(error) => return self.tell(&error.to_string()),
+            let Some(next) = self.shared.fresh.next(self.at) else {
+                break;
+            };
+            let all = matches!(next, Next::Rows(..));
+            let (rows, reached) = match next {
+                Next::Rows(rows, to) => (rows, to),
+                Next::Log(to) => match self.read(to) {
+                    Ok(read) => read,
+                    Err(error) => return self.tell(&error.to_string()),
+                },
             };
             let durable = self.saved.elapsed() >= SAVE;
             let added = catch_unwind(AssertUnwindSafe(|| index.add(&rows, reached, durable)));
@@ -201,12 +194,42 @@ impl Indexer {
             if durable {
                 self.saved = Instant::now();
             }
-            if self.grown.is_over() {
+            // What has come meanwhile gathers for the next step.
+            if all {
+                break;
+            }
+            if self.grown.is_over() && self.lag() >= LAST {
                 return;
             }
         }
         self.save(false);
         self.prune();
+    }
+
+    /// Reads what comes next in the log, up to `to` or as much as goes into a step.
+    fn read(&self, to: Position) -> io::Result<(Rows, Position)> {
+        let mut rows = Rows::default();
+        let reached = walk::walk(&self.shared, self.at, to, |met: Met<'_, Gist>| {
+            match met {
+                Met::Entry {
+                    at,
+                    number,
+                    entry,
+                    payload,
+                } => rows.add(at, number, crc32c::crc32c(payload), Row::from(entry)),
+                Met::Broken(broken) => {
+                    self.shared.tell_damage(&broken);
+                    rows.broken(broken);
+                }
+                Met::Deleted { .. } => {}
+            }
+            if rows.len() >= STEP {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        Ok((rows, reached))
     }
 
     fn save(&mut self, now: bool) {

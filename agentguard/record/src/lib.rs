@@ -23,6 +23,7 @@ mod desk;
 mod entry;
 mod follow;
 mod frame;
+mod fresh;
 mod grown;
 mod index;
 mod indexer;

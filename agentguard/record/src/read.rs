@@ -130,13 +130,13 @@ impl<'a> Entries<'a> {
         if !self.files.contains_key(&at.segment) {
             let file = match File::open(segment::path(&self.shared.dir, at.segment)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if at.segment > start(self.shared).segment {
+                    if self.shared.has(at.segment) {
                         self.shared.tell_damage(&Broken {
                             at: Location { offset: 0, ..at },
                             until: 0,
                             missing: None,
                             what: Cow::Borrowed(
-                                "the file is gone, which is not the oldest one, and reading fails",
+                                "the file is gone, and not by retention, and reading fails",
                             ),
                         });
                     }

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::entry::{Count, Entry, Gap};
+use crate::fresh::Fresh;
 use crate::index::Index;
 use crate::segment::{self, Broken, Location, Position};
 use crate::status::{Damage, Degraded, Status};
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     /// First number and length of each segment. Lengths never point into an entry.
     segments: Mutex<BTreeMap<u64, u64>>,
     pub(crate) end: watch::Sender<End>,
+    /// What the index needs of what was written last.
+    pub(crate) fresh: Fresh,
     /// Counts that are not in the log yet.
     counts: Mutex<HashMap<DecisionId, Count>>,
     /// Absent while there is none that can be used; queries then read the log.
@@ -79,6 +82,7 @@ impl Shared {
             dir,
             segments: Mutex::new(segments),
             end: watch::Sender::new(end),
+            fresh: Fresh::none(position),
             counts: Mutex::default(),
             index: RwLock::default(),
             index_broken: AtomicBool::new(false),
@@ -118,7 +122,17 @@ impl Shared {
         self.end.send_modify(|end| end.closed = true);
     }
 
-    /// A segment is gone.
+    /// Whether a segment should be there.
+    pub(crate) fn has(&self, segment: u64) -> bool {
+        lock(&self.segments).contains_key(&segment)
+    }
+
+    /// A segment is still there.
+    pub(crate) fn remember(&self, segment: u64, length: u64) {
+        lock(&self.segments).insert(segment, length);
+    }
+
+    /// A segment is gone, or will be.
     pub(crate) fn forget(&self, segment: u64) {
         lock(&self.segments).remove(&segment);
         lock(&self.damage).retain(|at, _| at.segment != segment);

@@ -23,10 +23,11 @@ use crate::counts::Counts;
 use crate::entry::{Count, Entry, Gap, Note, NoteKind};
 use crate::frame;
 use crate::grown::Grows;
+use crate::index::{Row, Rows};
 use crate::queue::{Ack, Answer, Kept, Pending};
 use crate::quota::Quotas;
 use crate::record::Options;
-use crate::segment::{self, Position};
+use crate::segment::{self, Location, Position};
 use crate::shared::{Shared, lock};
 use crate::status::Degraded;
 use crate::sync::Syncer;
@@ -61,7 +62,8 @@ struct Raised {
 #[derive(Debug, Default)]
 struct Batch {
     bytes: Vec<u8>,
-    entries: u64,
+    /// Of each entry: where its frame begins in those bytes, the CRC32C of its payload, and what the index has of it.
+    entries: Vec<(usize, u32, Row)>,
     gaps: u64,
     /// What those say is lost.
     lost: u64,
@@ -77,9 +79,11 @@ struct Batch {
 }
 
 impl Batch {
-    fn push(&mut self, payload: &[u8], next: u64) {
-        frame::encode(next.saturating_add(self.entries), payload, &mut self.bytes);
-        self.entries += 1;
+    fn push(&mut self, payload: &[u8], row: Row, next: u64) {
+        let number = next.saturating_add(self.entries.len() as u64);
+        let checksum = crc32c::crc32c(payload);
+        self.entries.push((self.bytes.len(), checksum, row));
+        frame::encode(number, payload, &mut self.bytes);
     }
 }
 
@@ -191,7 +195,7 @@ impl Writer {
         // Counts are taken from before this batch, so that none is told that is taken back below.
         for update in updates {
             if let Ok(payload) = serde_json::to_vec(&Entry::Aggregate(update.count)) {
-                batch.push(&payload, next);
+                batch.push(&payload, Row::aggregate(update.count.id), next);
                 batch.updates.push(update);
             }
         }
@@ -207,7 +211,7 @@ impl Writer {
         let written = if batch.bytes.is_empty() {
             Ok(())
         } else {
-            self.append(&batch.bytes, batch.entries, may)
+            self.append(&batch.bytes, batch.entries.len() as u64, may)
         };
         let fine = written.is_ok();
         match written {
@@ -216,7 +220,7 @@ impl Writer {
         }
         self.raise(&mut batch);
         let waiting = std::mem::take(&mut batch.waiting);
-        if batch.entries > 0 && fine {
+        if !batch.bytes.is_empty() && fine {
             self.syncer.wrote(&self.segment, waiting);
             self.grows.tell();
         }
@@ -233,7 +237,13 @@ impl Writer {
     fn keep(&mut self, kept: Kept, batch: &mut Batch) {
         match serde_json::to_vec(&kept.entry) {
             Ok(payload) if payload.len() <= frame::MAX_PAYLOAD => {
-                batch.push(&payload, self.at.number);
+                let row = match &kept.entry {
+                    Entry::Decision(decision) => Row::decision(decision),
+                    Entry::Outcome { id, .. } => Row::outcome(*id),
+                    Entry::Aggregate(count) => Row::aggregate(count.id),
+                    Entry::Gap(_) | Entry::Note(_) => Row::Notice,
+                };
+                batch.push(&payload, row, self.at.number);
                 if let Entry::Gap(gap) = &kept.entry {
                     batch.gaps += 1;
                     batch.lost = batch.lost.saturating_add(gap.lost);
@@ -306,13 +316,15 @@ impl Writer {
                 break;
             }
             let path = segment::path(&self.shared.dir, *first);
+            // Before it goes: who misses one that should be there tells of damage.
+            self.shared.forget(*first);
             if let Err(error) = std::fs::remove_file(&path)
                 && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::error!(%error, "cannot delete the old segment {}", path.display());
+                self.shared.remember(*first, *length);
                 break;
             }
-            self.shared.forget(*first);
             total -= length;
             self.kept.add(Entry::Note(Note::now(
                 NoteKind::Retention,
@@ -327,7 +339,7 @@ impl Writer {
 
     /// A batch is in the log.
     fn wrote(&mut self, batch: &mut Batch, now: Instant) {
-        if batch.entries == 0 {
+        if batch.entries.is_empty() {
             return;
         }
         let recovered = lock(&self.shared.write_failing).take();
@@ -352,6 +364,7 @@ impl Writer {
         self.shared.gaps.fetch_add(batch.gaps, Ordering::Relaxed);
         self.shared.lost.fetch_add(batch.lost, Ordering::Relaxed);
         self.shared.publish(self.at);
+        self.index(batch);
         for update in batch.updates.drain(..) {
             self.aggregator.written(&update, now);
             self.shared.count(&update.count, true);
@@ -360,6 +373,23 @@ impl Writer {
             }
         }
         batch.kept.clear();
+    }
+
+    /// Leaves what the index needs of a batch that is in the log.
+    fn index(&self, batch: &mut Batch) {
+        let Position {
+            number,
+            segment,
+            offset,
+        } = self.at;
+        let first = number - batch.entries.len() as u64;
+        let begin = offset - batch.bytes.len() as u64;
+        let mut rows = Rows::new();
+        for (number, (within, checksum, row)) in (first..).zip(batch.entries.drain(..)) {
+            let offset = begin + within as u64;
+            rows.add(Location { segment, offset }, number, checksum, row);
+        }
+        self.shared.fresh.add(rows, self.at);
     }
 
     /// A batch is not in the log: everything that hangs on it is taken back or refused.
@@ -398,7 +428,6 @@ impl Writer {
                 self.counts.give_back(slot);
             }
         }
-        batch.entries = 0;
     }
 
     /// Keeps the counts that this batch raised, and answers.

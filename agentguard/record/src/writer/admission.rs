@@ -13,6 +13,7 @@ use super::{Batch, Raised, Writer};
 use crate::aggregate::{Admission, Key};
 use crate::entry::{Count, Entry};
 use crate::frame;
+use crate::index::Row;
 use crate::queue::{Ack, Answer};
 
 /// What an allow is charged for the outcome that follows it, in bytes.
@@ -63,7 +64,7 @@ impl Writer {
             // Without a slot it stands alone, and so will the next one.
             self.open(key, &decision, now, batch);
         }
-        batch.push(&payload, self.at.number);
+        batch.push(&payload, Row::decision(&decision), self.at.number);
         if matches!(decision.verdict, Verdict::Modify | Verdict::Escalate) {
             batch.waiting.push(answer);
         } else {
@@ -122,7 +123,7 @@ impl Writer {
                     );
                     return answer.fail(&reason, &self.shared);
                 }
-                batch.push(&payload, self.at.number);
+                batch.push(&payload, Row::decision(&decision), self.at.number);
                 batch.answers.push(answer);
             }
         }

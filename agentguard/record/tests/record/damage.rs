@@ -7,7 +7,10 @@ use agentguard_decision::Recorder;
 use agentguard_model::contents::{Content, Contents, Kept};
 use agentguard_record::{NoteKind, Notice, Options, Record};
 
-use crate::scene::{allow, everything, generous, newest, open, until, until_indexed, write_allows};
+use crate::scene::{
+    allow, deny, everything, generous, index_is_right, indexed, newest, open, until, until_indexed,
+    write_allows,
+};
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> = dir
@@ -209,6 +212,49 @@ async fn segments_rotate_and_the_oldest_are_deleted_with_a_note() {
     let record = Record::open(dir.path(), options).unwrap();
     assert_eq!(everything(&record).await.len(), kept.len());
     assert_eq!(record.status().damage, []);
+}
+
+/// Whoever writes says what the index needs; where that is made anew, it is read from the log.
+#[tokio::test]
+async fn the_index_is_the_same_by_what_was_written_and_by_what_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = Record::open(dir.path(), small()).unwrap();
+    let outcome = || {
+        let text = r#"{"bytes":{"sent":1,"received":2},"duration_ms":3}"#;
+        serde_json::from_str(text).unwrap()
+    };
+    for agent in ["a", "b"] {
+        for id in write_allows(&record, agent, 100).await {
+            record.outcome(id, outcome());
+        }
+        for port in 1..20 {
+            record.write(deny(agent, port)).await.unwrap();
+            record.write(deny(agent, port)).await.unwrap();
+        }
+        // Of some the index knows before the others are written.
+        until_indexed(&record).await;
+    }
+    record.close().await;
+    assert!(segments(dir.path()).len() > 10);
+    assert!(indexed(dir.path()).len() > 600);
+    index_is_right(dir.path(), small()).await;
+}
+
+/// While it is written to: what was acknowledged and cannot be read is damage, whichever segment it was in.
+#[tokio::test]
+async fn a_segment_that_somebody_deletes_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = open(dir.path());
+    let ids = write_allows(&record, "a", 3).await;
+    until_indexed(&record).await;
+    std::fs::remove_file(&segments(dir.path())[0]).unwrap();
+    assert_eq!(record.find(ids[0]).await.unwrap(), None);
+    let damage = record.status().damage;
+    assert!(
+        matches!(damage.as_slice(), [damage] if damage.message.contains("the file is gone")),
+        "{damage:?}"
+    );
+    record.close().await;
 }
 
 #[tokio::test]

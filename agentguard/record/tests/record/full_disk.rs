@@ -8,7 +8,7 @@ use agentguard_decision::Recorder;
 use agentguard_model::{Bytes, Outcome, ReasonCode};
 use agentguard_record::{Notice, Options, Record};
 
-use crate::scene::{allow, deny, everything, generous, sum, until, until_indexed};
+use crate::scene::{allow, deny, everything, generous, index_is_right, sum, until, until_indexed};
 
 /// A small file system, unmounted when this is dropped.
 struct Tmpfs {
@@ -129,6 +129,7 @@ async fn a_full_disk_refuses_loses_nothing_and_recovers_by_itself() {
     assert_eq!(record.status().gaps, 1);
     until_indexed(&record).await;
     record.close().await;
+    index_is_right(&dir, options.clone()).await;
 
     let record = Record::open(&dir, options).unwrap();
     for id in &acked {

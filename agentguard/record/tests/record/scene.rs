@@ -11,6 +11,7 @@ use agentguard_model::{
 };
 use agentguard_record::{Options, Query, Quota, Record};
 use jiff::Timestamp;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use ulid::Ulid;
 
 /// An id that is higher than those before it; across processes they differ.
@@ -143,4 +144,42 @@ pub(crate) async fn until_indexed(record: &Record) {
         record.status().index_lag == 0
     })
     .await;
+}
+
+/// What the index of a closed record says of entries.
+pub(crate) fn indexed(dir: &Path) -> Vec<String> {
+    let index = Database::open(dir.join("index.redb")).unwrap();
+    let txn = index.begin_read().unwrap();
+    let mut said = Vec::new();
+    let decisions = TableDefinition::<u128, (u64, u64, &str, &str, &str)>::new("decisions");
+    for row in txn.open_table(decisions).unwrap().iter().unwrap() {
+        let (id, row) = row.unwrap();
+        said.push(format!("{} {:?}", id.value(), row.value()));
+    }
+    let by_agent = TableDefinition::<(&str, u128), (u64, u64, &str, &str)>::new("by_agent");
+    for row in txn.open_table(by_agent).unwrap().iter().unwrap() {
+        let (key, row) = row.unwrap();
+        said.push(format!("{:?} {:?}", key.value(), row.value()));
+    }
+    let updates = TableDefinition::<(u128, u8), (u64, u64)>::new("updates");
+    for row in txn.open_table(updates).unwrap().iter().unwrap() {
+        let (key, row) = row.unwrap();
+        said.push(format!("{:?} {:?}", key.value(), row.value()));
+    }
+    let notices = TableDefinition::<u64, (u64, u64)>::new("notices");
+    for row in txn.open_table(notices).unwrap().iter().unwrap() {
+        let (number, row) = row.unwrap();
+        said.push(format!("{} {:?}", number.value(), row.value()));
+    }
+    said
+}
+
+/// The index that a closed record has is the one that is made of its log.
+pub(crate) async fn index_is_right(dir: &Path, options: Options) {
+    let by_writing = indexed(dir);
+    std::fs::remove_file(dir.join("index.redb")).unwrap();
+    let record = Record::open(dir, options).unwrap();
+    until_indexed(&record).await;
+    record.close().await;
+    assert_eq!(by_writing, indexed(dir));
 }
