@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::world::{Desk, OTHERS_ADDRESS, Seen};
+use super::world::{Desk, OTHERS_ADDRESS, Rule, Seen};
 use super::*;
 
 /// The world, served on both transports.
@@ -86,6 +86,63 @@ async fn a_datagram_is_answered_where_it_came_from() {
         let length = in_time(client.recv(&mut buffer)).await.unwrap();
         assert_eq!(Seen::read(&buffer[..length], id).code, code);
     }
+    served.end().await;
+}
+
+/// What is known is answered by who reads, and what has to be waited for is not waited for there.
+#[tokio::test]
+async fn datagrams_are_answered_as_they_are_done() {
+    let served = Served::new(Options::default()).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let records = Script::Records(60, vec![RData::A(A::new(203, 0, 113, 1))]);
+    let held = Script::Held(Arc::clone(&gate), Box::new(records));
+    let upstream = &served.world.upstream;
+    upstream.script("slow.example", RecordType::A, held);
+    upstream.host("fast.example", &["203.0.113.2"]);
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(served.udp).await.unwrap();
+    let ask = async |id, name: &str| {
+        let query = query(id, name, RecordType::A, None);
+        client.send(&query).await.unwrap();
+    };
+    let hear = async |id| {
+        let mut buffer = [0; 1500];
+        let length = in_time(client.recv(&mut buffer)).await.unwrap();
+        let seen = Seen::read(&buffer[..length], id);
+        assert_eq!(seen.code, ResponseCode::NoError);
+        assert_eq!(seen.addresses.len(), 1);
+    };
+    ask(1, "slow.example").await;
+    // Of these the first is looked up, and the second is known.
+    for id in [2, 3] {
+        ask(id, "fast.example").await;
+        hear(id).await;
+    }
+    gate.add_permits(10);
+    hear(1).await;
+    ask(4, "slow.example").await;
+    hear(4).await;
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_datagram_that_has_us_panic_ends_nothing_for_others() {
+    let served = Served::new(Options::default()).await;
+    let panics = Rule {
+        ranges: vec!["no range"],
+        ..Rule::default()
+    };
+    served.world.desk.rule("panics.example", panics);
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(served.udp).await.unwrap();
+    for (id, name) in [(1, "panics.example"), (2, "evil.test")] {
+        let query = query(id, name, RecordType::A, None);
+        client.send(&query).await.unwrap();
+    }
+    let mut buffer = [0; 1500];
+    let length = in_time(client.recv(&mut buffer)).await.unwrap();
+    let seen = Seen::read(&buffer[..length], 2);
+    assert_eq!(seen.code, ResponseCode::NXDomain);
     served.end().await;
 }
 
