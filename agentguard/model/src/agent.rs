@@ -5,17 +5,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The number of an agent, which keys the BPF maps. Never 0, stable while the state directory lives.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct AgentId(pub u32);
 
 /// The name of an agent: 1 to 63 characters `a-z 0-9 . _ -`, the first one a letter or digit.
-#[derive(
-    Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
-)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd)]
+#[serde(try_from = "String")]
 pub struct AgentName(#[schemars(regex(pattern = r"^[a-z0-9][a-z0-9._-]{0,62}$"))] String);
 
 /// The text is not an agent's name.
@@ -24,6 +22,12 @@ pub struct AgentName(#[schemars(regex(pattern = r"^[a-z0-9][a-z0-9._-]{0,62}$"))
     "`{0}` is not an agent name: 1 to 63 characters a-z 0-9 . _ -, the first a letter or digit"
 )]
 pub struct InvalidName(String);
+
+impl Serialize for AgentName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
 
 impl AgentName {
     /// The name.

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use ulid::Ulid;
+use serde::{Deserialize, Serialize, Serializer};
+use ulid::{ULID_LEN, Ulid};
 
 use crate::budget::Unit;
 use crate::{
@@ -15,9 +15,15 @@ use crate::{
 };
 
 /// The id of a decision: a ULID, so that ids sort by time. 26 characters of Crockford's base 32.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[serde(try_from = "String")]
 pub struct DecisionId(pub Ulid);
+
+impl Serialize for DecisionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.array_to_str(&mut [0; ULID_LEN]))
+    }
+}
 
 /// The text is not a decision id.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

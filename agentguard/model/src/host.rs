@@ -3,19 +3,20 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A DNS host name in its one normal form: lower case, A-labels (RFC 5890), no trailing dot, at
 /// most 253 octets, each label 1 to 63 octets of `a-z 0-9 - _`. Never an IP address.
 ///
 /// Underscores are allowed: service names under which real hosts are found carry them.
-#[derive(
-    Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
-)]
-#[serde(try_from = "String", into = "String")]
-pub struct HostName(String);
+///
+/// A clone is the same text, counted: each decision has one of its connection's.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd)]
+#[serde(try_from = "String")]
+pub struct HostName(Arc<str>);
 
 /// The text is not a host name.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -30,6 +31,12 @@ impl InvalidHost {
     #[must_use]
     pub const fn why(&self) -> &'static str {
         self.why
+    }
+}
+
+impl Serialize for HostName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 
@@ -94,7 +101,7 @@ impl FromStr for HostName {
         if ascii.parse::<IpAddr>().is_ok() || number {
             return Err(refuse("it is an address, or could be read as one"));
         }
-        Ok(Self(ascii))
+        Ok(Self(ascii.into()))
     }
 }
 
@@ -108,7 +115,7 @@ impl TryFrom<String> for HostName {
 
 impl From<HostName> for String {
     fn from(name: HostName) -> Self {
-        name.0
+        name.as_str().to_owned()
     }
 }
 

@@ -23,7 +23,7 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 /// Counts what is moved under one decision and tells the outcome when it is dropped: however a
 /// connection ends, its decision gets its outcome, once.
 pub(crate) struct Account<R: Recorder> {
-    decider: Decider<R>,
+    decider: Arc<Decider<R>>,
     decided: Decided,
     /// Payload bytes to the upstream.
     pub(crate) sent: AtomicU64,
@@ -114,7 +114,7 @@ impl<R: Recorder> Account<R> {
         Watch(Arc::downgrade(self))
     }
 
-    pub(crate) fn new(decider: Decider<R>, decided: Decided) -> Self {
+    pub(crate) fn new(decider: Arc<Decider<R>>, decided: Decided) -> Self {
         if let Some(held) = decided.held() {
             held.leaves();
         }

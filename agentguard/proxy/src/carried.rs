@@ -46,10 +46,15 @@ impl Carried {
         one
     }
 
+    /// How many clients there are.
+    pub(crate) fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
     /// How many clients there are that do not rest.
     pub(crate) fn awake(&self) -> usize {
-        let clients = self.clients.load(Ordering::Relaxed);
-        clients.saturating_sub(self.rest.load(Ordering::Relaxed))
+        self.clients()
+            .saturating_sub(self.rest.load(Ordering::Relaxed))
     }
 
     /// One of those of clients rests.
@@ -119,7 +124,7 @@ mod tests {
         let other = carried.client(AgentId(2));
         assert_eq!(carried.awake(), 1);
         let rest = carried.rests();
-        assert_eq!(carried.awake(), 0);
+        assert_eq!((carried.clients(), carried.awake()), (1, 0));
         drop(rest);
         assert_eq!(carried.awake(), 1);
         let mut none = pin!(carried.none(AgentId(1)));

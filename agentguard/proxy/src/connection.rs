@@ -38,7 +38,7 @@ pub(crate) const READ: usize = 16 * 1024;
 
 /// What all connections of one listener share.
 pub(crate) struct Guard<R: Recorder, P: Port> {
-    pub(crate) decider: Decider<R>,
+    pub(crate) decider: Arc<Decider<R>>,
     pub(crate) port: Arc<P>,
     pub(crate) limits: Limits,
     pub(crate) seats: Arc<Seats>,
@@ -348,6 +348,6 @@ impl<R: Recorder, P: Port> Flow<R, P> {
 
     /// Opens the account of an allowed action.
     pub(crate) fn account(&self, decided: Decided) -> Account<R> {
-        Account::new(self.guard.decider.clone(), decided)
+        Account::new(Arc::clone(&self.guard.decider), decided)
     }
 }

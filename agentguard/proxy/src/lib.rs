@@ -47,6 +47,7 @@ mod tls;
 mod tunnel;
 mod upstream_tls;
 mod via;
+mod woken;
 
 pub use event_loops::EventLoops;
 pub use inspect::Tls;

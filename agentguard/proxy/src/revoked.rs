@@ -12,6 +12,8 @@ use agentguard_decision::Decided;
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
 
+use crate::woken::OnceWoken;
+
 type Denying = Pin<Box<dyn Future<Output = Decided> + Send>>;
 
 /// Whether a denial was ruled, and is being recorded.
@@ -39,13 +41,14 @@ pub(crate) struct Revoked {
 }
 
 impl Revoked {
-    /// `denying` waits for the denial, says when it is ruled, records it and gives it.
+    /// `denying` waits for the denial, says when it is ruled, records it and gives it. It is asked again only where it was
+    /// woken.
     pub(crate) fn new<F>(denying: impl FnOnce(Ruled) -> F) -> Self
     where
         F: Future<Output = Decided> + Send + 'static,
     {
         let ruled = Ruled::default();
-        let denied: Denying = Box::pin(denying(ruled.clone()));
+        let denied: Denying = Box::pin(OnceWoken::new(denying(ruled.clone())));
         Self {
             denied: denied.shared(),
             ruled,

@@ -40,7 +40,7 @@ pub async fn serve<R: Recorder, P: Port>(
     let cut = CancellationToken::new();
     let connections = TaskTracker::new();
     let guard = Arc::new(Guard {
-        decider,
+        decider: Arc::new(decider),
         port,
         tls: Arc::clone(&shared.tls),
         pool: Arc::clone(&shared.pool),

@@ -64,6 +64,12 @@ impl<R: Recorder> Shared<R> {
         self.loops.turn()
     }
 
+    /// How many connections of clients are carried.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.carried.clients()
+    }
+
     /// How many connections of clients are carried that do not rest, and so keep more than they have to.
     #[must_use]
     pub fn awake(&self) -> usize {

@@ -24,6 +24,7 @@ pub(crate) fn encode(number: u64, payload: &[u8], into: &mut Vec<u8>) {
         .unwrap_or(u32::MAX)
         .to_le_bytes();
     let number = number.to_le_bytes();
+    into.reserve(HEAD + payload.len());
     into.extend_from_slice(&length);
     into.extend_from_slice(&checksum(length, number, payload).to_le_bytes());
     into.extend_from_slice(&number);

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use agentguard_model::{ActionKind, AgentName, Decision, DecisionId, Verdict};
 use redb::backends::FileBackend;
@@ -79,7 +80,7 @@ pub(crate) enum Row {
         id: u128,
         verdict: Verdict,
         kind: ActionKind,
-        agent: Option<AgentName>,
+        agent: Option<Arc<AgentName>>,
     },
     Update {
         id: u128,
@@ -90,13 +91,17 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    /// Of a decision.
-    pub(crate) fn decision(decision: &Decision) -> Self {
+    /// Of a decision. `agent`: whose decision was written last, which many others are.
+    pub(crate) fn decision(decision: &Decision, agent: &mut Option<Arc<AgentName>>) -> Self {
+        let name = decision.agent.as_ref().map(|agent| &agent.name);
+        if agent.as_deref() != name {
+            *agent = name.cloned().map(Arc::new);
+        }
         Self::Decision {
             id: decision.id.0.into(),
             verdict: decision.verdict,
             kind: decision.action.kind,
-            agent: decision.agent.as_ref().map(|agent| agent.name.clone()),
+            agent: agent.clone(),
         }
     }
 
@@ -120,7 +125,7 @@ impl From<Gist> for Row {
                 id: decision.id.0.into(),
                 verdict: decision.verdict,
                 kind: decision.kind(),
-                agent: decision.agent().cloned(),
+                agent: decision.agent().cloned().map(Arc::new),
             },
             Gist::Aggregate { id } => Self::aggregate(id),
             Gist::Outcome { id } => Self::outcome(id),
@@ -252,7 +257,7 @@ impl Index {
                         agent,
                     } => {
                         let (verdict, kind) = (&*verdict.to_string(), &*kind_name(*kind));
-                        let agent = agent.as_ref().map(AgentName::as_str);
+                        let agent = agent.as_deref().map(AgentName::as_str);
                         let name = agent.unwrap_or("");
                         decisions.insert(id, (segment, offset, verdict, kind, name))?;
                         if let Some(agent) = agent {

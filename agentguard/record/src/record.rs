@@ -11,6 +11,7 @@ use agentguard_model::contents::Contents;
 use agentguard_model::record::RecordLimits;
 use agentguard_model::{AgentName, Decision, DecisionId, Outcome, Reason, ReasonCode, Verdict};
 use futures_util::Stream;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::contents::Shelf;
@@ -277,9 +278,18 @@ impl Drop for Unanswered<'_> {
 impl Recorder for Record {
     async fn write(&self, decision: Box<Decision>) -> Result<DecisionId, RecordRefused> {
         let dir = self.shared.dir.display();
+        let closed = || format!("the record under {dir} is closed");
         let attempts = decision.count.max(1);
-        let waited = tokio::time::timeout(WAIT, Arc::clone(&self.queue).acquire_owned()).await;
-        let Ok(Ok(_place)) = waited else {
+        // Without a timer where there is a place, as there mostly is.
+        let place = match Arc::clone(&self.queue).try_acquire_owned() {
+            Ok(place) => Some(place),
+            Err(_) => {
+                let place = Arc::clone(&self.queue).acquire_owned();
+                let waited = tokio::time::timeout(WAIT, place).await;
+                waited.ok().and_then(Result::ok)
+            }
+        };
+        let Some(_place) = place else {
             return Err(self.refuse(
                 attempts,
                 format!(
@@ -289,10 +299,16 @@ impl Recorder for Record {
             ));
         };
         let goes_on = (decision.verdict != Verdict::Deny).then_some(decision.id);
-        let (sender, answer) = oneshot::channel();
+        let (sender, mut answer) = oneshot::channel();
         let ack = Ack { sender, _place };
         if self.open.0.write(decision, ack).is_err() {
-            return Err(self.refuse(attempts, format!("the record under {dir} is closed")));
+            return Err(self.refuse(attempts, closed()));
+        }
+        // Mostly it is written by now.
+        match answer.try_recv() {
+            Ok(reply) => return reply,
+            Err(TryRecvError::Closed) => return Err(self.refuse(attempts, closed())),
+            Err(TryRecvError::Empty) => {}
         }
         let mut unanswered = Unanswered {
             record: self,
@@ -304,7 +320,7 @@ impl Recorder for Record {
         }
         match answer {
             Ok(Ok(reply)) => reply,
-            Ok(Err(_)) => Err(self.refuse(attempts, format!("the record under {dir} is closed"))),
+            Ok(Err(_)) => Err(self.refuse(attempts, closed())),
             Err(_) => Err(RecordRefused {
                 reason: Reason::new(
                     ReasonCode::RecordFailed,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use agentguard_model::{Decision, DecisionId, Reason, ReasonCode};
+use agentguard_model::{AgentName, Decision, DecisionId, Reason, ReasonCode};
 use jiff::Timestamp;
 
 use crate::aggregate::{Aggregator, Key, Update};
@@ -100,6 +100,8 @@ pub(crate) struct Writer {
     pub(crate) aggregator: Aggregator,
     pub(crate) quotas: Quotas,
     pub(crate) kept: Pending,
+    /// Whose decision was written last.
+    pub(crate) agent: Option<Arc<AgentName>>,
     /// Whether bytes of a failed write may stand behind the end.
     pub(crate) dirty_tail: bool,
     /// Whether the next entry must go into a new segment.
@@ -238,7 +240,7 @@ impl Writer {
         match serde_json::to_vec(&kept.entry) {
             Ok(payload) if payload.len() <= frame::MAX_PAYLOAD => {
                 let row = match &kept.entry {
-                    Entry::Decision(decision) => Row::decision(decision),
+                    Entry::Decision(decision) => Row::decision(decision, &mut self.agent),
                     Entry::Outcome { id, .. } => Row::outcome(*id),
                     Entry::Aggregate(count) => Row::aggregate(count.id),
                     Entry::Gap(_) | Entry::Note(_) => Row::Notice,

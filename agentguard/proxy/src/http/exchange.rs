@@ -1,6 +1,6 @@
 //! One request after the other: decide, carry, answer.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -321,12 +321,13 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             form: it.looked_at(&asked),
         });
         let examined = match carried {
-            Ok(carried) => {
+            // A place of its own: most answers need none.
+            Ok(carried) if lists.is_some() || matches!(answering, Some(Answering::Llm(_))) => {
                 let examining = self.examine(carried, &account, &asked, answering, lists);
-                let examining = pin!(examining);
-                let examined = revoked.unless(examining).await;
+                let examined = revoked.unless(Box::pin(examining).as_mut()).await;
                 examined.and_then(|examined| examined)
             }
+            Ok(carried) => revoked.unless(pin!(ready(Ok(carried)))).await,
             Err(failed) => Ok(Err(failed)),
         };
         let carried = match examined {
@@ -601,7 +602,6 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let interims = Arc::clone(interims);
         // RFC 9110, 15.2.
         let knows_interims = parts.version != Version::HTTP_10;
-        let host = self.host(meaning)?;
         if let Some(offers) = &meaning.websocket {
             switch_to_websocket(&mut parts.headers);
             offers.write(&mut parts.headers);
@@ -617,11 +617,14 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
             // `:authority` stands in for `Host`, and there is no `Connection` (RFC 9113, 8.2.2).
             parts.headers.remove(header::CONNECTION);
             parts.headers.remove(header::HOST);
+            let host = self.host(meaning)?;
             let uri = Uri::builder().scheme(self.leg.scheme.as_str());
             let uri = uri.authority(host.as_bytes());
             uri.path_and_query(meaning.target()).build()
         } else {
-            parts.headers.entry(header::HOST).or_insert(host);
+            if !parts.headers.contains_key(header::HOST) {
+                parts.headers.insert(header::HOST, self.host(meaning)?);
+            }
             Uri::try_from(meaning.target()).map_err(http::Error::from)
         };
         parts.uri = uri.map_err(|error| {

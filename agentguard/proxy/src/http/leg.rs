@@ -77,6 +77,7 @@ impl<R: Recorder> Leg<R> {
     ) -> Result<Response<Received>, SendFailed> {
         let patience = flow.guard.limits.dial;
         if let Some(upstream) = kept
+            && !upstream.is_ready()
             && !matches!(timeout(patience, upstream.ready()).await, Ok(true))
         {
             *kept = None;

@@ -50,7 +50,7 @@ mod websocket;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -73,6 +73,7 @@ use crate::http::exchange::Exchange;
 use crate::http::gated::{Gated, Signals, Stop};
 use crate::http::interims::{Interims, http1_bytes};
 use crate::relay::{ClientStream, part, reset_behind};
+use crate::woken::OnceWoken;
 
 pub(crate) use body::{BodyFailed, Received, add};
 pub(crate) use http2::run as run_http2;
@@ -101,9 +102,17 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
     let (mut draining, mut denied) = (false, false);
     let changing = Arc::clone(&flow);
     let mut denial = pin!(async {
-        changing.changed().await;
+        OnceWoken::new(changing.changed()).await;
         exchange.denied().await;
     });
+    // What is under way is decided again by itself; what comes next begins with a look-up.
+    let (shutdown, ways) = (flow.guard.shutdown.clone(), Arc::clone(&flow));
+    let mut drains = pin!(OnceWoken::new(async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = ways.stale() => {}
+        }
+    }));
     // An answer that is denied breaks off in its body, unless the client takes nothing of what is before.
     let linger = flow.guard.limits.linger;
     let mut stuck = pin!(sleep(linger));
@@ -133,12 +142,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
                     exchange.leave();
                     return connection.into_parts().io.into_inner().into_inner().reset();
                 }
-                () = flow.guard.shutdown.cancelled(), if !draining => {
-                    draining = true;
-                    Pin::new(&mut connection).graceful_shutdown();
-                }
-                // What is under way is decided again by itself; what comes next begins with a look-up.
-                () = flow.stale(), if !draining => {
+                () = &mut drains, if !draining => {
                     draining = true;
                     Pin::new(&mut connection).graceful_shutdown();
                 }
@@ -150,7 +154,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
             break (served, parts.read_buf);
         }
         gated.rests(&parts.read_buf);
-        if !Box::pin(rest(&flow, &exchange, &mut gated)).await {
+        if draining || !rest(&flow, &exchange, &mut gated, drains.as_mut()).await {
             break (Ok(()), Bytes::new());
         }
     };
@@ -185,6 +189,7 @@ async fn rest<R: Recorder, P: Port, S: ClientStream>(
     flow: &Flow<R, P>,
     exchange: &Exchange<R, P>,
     gated: &mut Gated<S>,
+    drains: Pin<&mut impl Future<Output = ()>>,
 ) -> bool {
     let _rest = flow.guard.carried.rests();
     exchange.rests();
@@ -194,8 +199,7 @@ async fn rest<R: Recorder, P: Port, S: ClientStream>(
             exchange.poll_rest(cx);
             gated.poll_passed(cx)
         }) => true,
-        () = flow.guard.shutdown.cancelled() => false,
-        () = flow.stale() => false,
+        () = drains => false,
     };
     exchange.wakes();
     goes_on

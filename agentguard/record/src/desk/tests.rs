@@ -42,6 +42,7 @@ fn writer(dir: &Path) -> Writer {
         aggregator: Aggregator::new(options.identical_per_second),
         quotas: Quotas::new(options.quota, Instant::now()),
         kept: Pending::default(),
+        agent: None,
         dirty_tail: false,
         must_rotate: false,
         slow_until: None,

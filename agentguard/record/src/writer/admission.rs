@@ -16,6 +16,9 @@ use crate::frame;
 use crate::index::Row;
 use crate::queue::{Ack, Answer};
 
+/// No less than most decisions take as JSON, in bytes.
+const USUAL: usize = 1024;
+
 /// What an allow is charged for the outcome that follows it, in bytes.
 const OUTCOME: u64 = 256;
 
@@ -64,7 +67,8 @@ impl Writer {
             // Without a slot it stands alone, and so will the next one.
             self.open(key, &decision, now, batch);
         }
-        batch.push(&payload, Row::decision(&decision), self.at.number);
+        let row = Row::decision(&decision, &mut self.agent);
+        batch.push(&payload, row, self.at.number);
         if matches!(decision.verdict, Verdict::Modify | Verdict::Escalate) {
             batch.waiting.push(answer);
         } else {
@@ -123,7 +127,8 @@ impl Writer {
                     );
                     return answer.fail(&reason, &self.shared);
                 }
-                batch.push(&payload, Row::decision(&decision), self.at.number);
+                let row = Row::decision(&decision, &mut self.agent);
+                batch.push(&payload, row, self.at.number);
                 batch.answers.push(answer);
             }
         }
@@ -165,13 +170,14 @@ fn last(decision: &Decision) -> Timestamp {
 
 fn encode(decision: Box<Decision>) -> Result<(Box<Decision>, Vec<u8>), Reason> {
     let entry = Entry::Decision(decision);
-    let payload = serde_json::to_vec(&entry);
+    let mut payload = Vec::with_capacity(USUAL);
+    let written = serde_json::to_writer(&mut payload, &entry);
     let Entry::Decision(decision) = entry else {
         return Err(Reason::new(ReasonCode::Internal, "not a decision"));
     };
-    match payload {
-        Ok(payload) if payload.len() <= frame::MAX_PAYLOAD => Ok((decision, payload)),
-        Ok(payload) => Err(Reason::new(
+    match written {
+        Ok(()) if payload.len() <= frame::MAX_PAYLOAD => Ok((decision, payload)),
+        Ok(()) => Err(Reason::new(
             ReasonCode::RecordFailed,
             format!(
                 "the decision has {} bytes, and a record holds {} at most",

@@ -48,9 +48,9 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
         let flow = &self.flow;
         let asked = self.asked(parts, &body, meaning);
         if let Some(messaging) = Messaging::of(flow, meaning) {
-            return self
-                .message(parts, meaning, messaging, asked, body, tongue)
-                .await;
+            // These have places of their own: most requests need none.
+            let message = self.message(parts, meaning, messaging, asked, body, tongue);
+            return Box::pin(message).await;
         }
         let calling = Calling::of(flow, &parts.method, &parts.headers, meaning);
         let tongue = tongue.or_llm(calling.as_ref().map(Calling::api));
@@ -64,7 +64,7 @@ impl<R: Recorder, P: Port> Exchange<R, P> {
                 }
                 None => {
                     let called = self.call(parts, meaning, calling, asked, body, &tongue);
-                    called.await?
+                    Box::pin(called).await?
                 }
             },
         };
