@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize, Serializer};
 /// most 253 octets, each label 1 to 63 octets of `a-z 0-9 - _`. Never an IP address.
 ///
 /// Underscores are allowed: service names under which real hosts are found carry them.
-///
-/// A clone is the same text, counted: each decision has one of its connection's.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd)]
 #[serde(try_from = "String")]
-pub struct HostName(Arc<str>);
+pub struct HostName(
+    // Counted: each decision has one of its connection's.
+    Arc<str>,
+);
 
 /// The text is not a host name.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
