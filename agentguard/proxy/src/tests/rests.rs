@@ -17,7 +17,8 @@ use tokio::time::{sleep, timeout};
 use super::http::{OK, get, read_response};
 use super::inspect::{NAME, client, request, serve_one};
 use super::{
-    Plan, Rules, World, by_address, by_name, codes, read_all, read_some, read_until, soon, write,
+    Plan, Rules, World, by_address, by_name, codes, read_all, read_some, read_until, settled, soon,
+    write,
 };
 use crate::Limits;
 
@@ -307,7 +308,7 @@ async fn a_client_that_leaves_meanwhile_leaves_its_upstream_to_the_next() {
     rests(&world).await;
     drop(client);
     // It is put where the next one finds it.
-    sleep(LONG).await;
+    settled().await;
     let mut client = world.connect().await;
     ask(&mut client, &mut upstream).await;
     timeout(REST, world.upstream.accept()).await.unwrap_err();
