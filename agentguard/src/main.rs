@@ -21,6 +21,13 @@ mod wrap;
 
 use std::process::ExitCode;
 
+use tikv_jemallocator::Jemalloc;
+
+/// Of all processes that this program is. How it is set is said in [`agentguard_keeper::worker`], where what was freed is
+/// given back.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
 fn main() -> ExitCode {
     match cli::main() {
         Ok(code) => code,

@@ -21,7 +21,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::packet::{self, Packet};
 use crate::spawn::child::sys;
-pub use freed::{give_back, keep_little};
+pub use freed::{give_back, keep_little, keep_mapped};
 use mounts::Mounts;
 
 /// The user and group that the worker runs as.

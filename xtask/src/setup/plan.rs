@@ -37,7 +37,7 @@ const DEBIAN_LLVM: [&str; 5] = [
 
 /// Programs that a build or a test calls, and the package that has each (the same on Debian 12 and
 /// Ubuntu 24.04).
-const BUILD_PROGRAMS: [(&str, &str); 1] = [("cc", "build-essential")];
+const BUILD_PROGRAMS: [(&str, &str); 2] = [("cc", "build-essential"), ("make", "build-essential")];
 const TEST_PROGRAMS: [(&str, &str); 29] = [
     ("ip", "iproute2"),
     ("unshare", "util-linux"),
@@ -249,6 +249,7 @@ impl Plan {
                 .filter(|(program, _)| !facts.programs.contains(*program))
                 .map(|(_, package)| *package),
         );
+        apt.dedup();
         if tests && !facts.python_venv {
             apt.push(VENV_PACKAGE);
         }

@@ -45,7 +45,7 @@ use agentguard_keeper::groups::{self, APPROVE, Groups, LetIn, READ, RUN};
 use agentguard_keeper::packet::tell_senders;
 use agentguard_keeper::signals::{Signal, Signals};
 use agentguard_keeper::worker::mounts::{Directories, Mounts};
-use agentguard_keeper::worker::{PROFILES, WorkerUser, keep_little, was_hostile};
+use agentguard_keeper::worker::{PROFILES, WorkerUser, give_back, keep_little, was_hostile};
 use anyhow::{Context as _, bail, ensure};
 
 use crate::config::{Config, exposed};
@@ -323,6 +323,7 @@ fn supervise(
         state::end_spent(keeper);
         let ca = lock(keeper).ca();
         ca.forget();
+        give_back();
     }
 }
 

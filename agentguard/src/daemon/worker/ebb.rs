@@ -4,13 +4,18 @@
 const MANY: usize = 64;
 
 /// How many connections there were.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ebb {
     /// The most since it was last said that they have gone.
     most: usize,
 }
 
 impl Ebb {
+    /// A start takes as much as many connections, and it has gone by the first time that is asked.
+    pub(super) const fn of_a_start() -> Self {
+        Self { most: MANY }
+    }
+
     /// There are so many now that do not rest.
     pub(super) fn see(&mut self, connections: usize) {
         self.most = self.most.max(connections);
@@ -33,7 +38,8 @@ mod tests {
 
     #[test]
     fn it_comes_once_when_half_of_many_have_gone() {
-        let mut ebb = Ebb::default();
+        let mut ebb = Ebb::of_a_start();
+        assert!(ebb.has_come(0));
         for few in [63, 0] {
             assert!(!ebb.has_come(few));
         }

@@ -87,6 +87,7 @@ const STACK: usize = 8 << 20;
 /// Runs the worker until the keeper says to stop, or is gone.
 pub(crate) fn run() -> anyhow::Result<()> {
     worker::keep_little();
+    worker::keep_mapped().context("the allocator does not take how it is to keep memory")?;
     #[cfg(debug_assertions)]
     if worker::hostile::attempt_freely() {
         return Ok(());
@@ -190,8 +191,8 @@ async fn serve(
     let mut places: HashMap<u64, Place> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
     let mut look = tokio::time::interval(LOOK);
-    let mut ebbs = tokio::time::interval(EBB);
-    let mut ebb = Ebb::default();
+    let mut ebbs = tokio::time::interval_at(tokio::time::Instant::now() + EBB, EBB);
+    let mut ebb = Ebb::of_a_start();
     let mut recording = true;
     // The worker is alive as long as every thread that carries connections is.
     let mut turn = tokio::spawn(upstreams.turn());
