@@ -1,6 +1,7 @@
 //! One connection, from its origin to its decision: what it is known by and what is decided on it.
-//! `start` reads what the client shows, `unread` carries what nobody reads, `way` says where it goes.
+//! `start` reads what the client shows, and passes it `onward`; `unread` carries what nobody reads, `way` says where it goes.
 
+mod onward;
 mod start;
 mod unread;
 mod way;
@@ -31,6 +32,7 @@ use crate::route::{Route, locate};
 use crate::seats::{Refusal, Seat, Seats};
 use crate::{Limits, Origin, Port, Tls};
 
+pub(crate) use onward::Onward;
 pub(crate) use way::unreachable;
 
 /// The most that is read at once before a connection is decided.
@@ -91,15 +93,19 @@ pub(crate) async fn run<R: Recorder, P: Port>(
     let cut = guard.decider.directory().cut_of(agent).now;
     let patience = guard.limits.cut;
     tokio::select! {
-        () = carry(guard, stream, origin) => {}
+        () = Onward::to(begin(guard, stream, origin)).go() => {}
         // What has a decision says first why it ends. Its upstream is gone already.
         () = async { cut.cancelled().await; sleep(patience).await } => {}
     }
 }
 
-async fn carry<R: Recorder, P: Port>(guard: Arc<Guard<R, P>>, stream: TcpStream, origin: Origin) {
+async fn begin<R: Recorder, P: Port>(
+    guard: Arc<Guard<R, P>>,
+    stream: TcpStream,
+    origin: Origin,
+) -> Onward {
     let flow = Arc::new(guard.flow(origin).await);
-    flow.start(stream, Vec::new()).await;
+    flow.start(stream, Vec::new()).await
 }
 
 /// Refuses a connection that has no place among those that are carried, or of which nobody knows whose
@@ -239,7 +245,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         self.changes.clone().next().await;
     }
 
-    pub(crate) async fn time_out(&self, stream: TcpStream) {
+    pub(crate) async fn time_out(self: Arc<Self>, stream: TcpStream) {
         let message = "the client did not send what a decision needs in time";
         self.refuse(ActionKind::Connect, ReasonCode::ClientTimeout, message)
             .await;

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use agentguard_decision::{Decided, Recorder};
 use agentguard_model::{ActionKind, Reason, ReasonCode, UpstreamEntry};
 use agentguard_protocol::alert::Alert;
-use agentguard_protocol::client_hello::Hello;
 use agentguard_protocol::first_bytes::{FirstBytes, MOST_NEEDED, classify};
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, ServerConfig};
@@ -27,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::Port;
 use crate::alpn::{Alpn, Offer};
-use crate::connection::{Flow, READ};
+use crate::connection::{Flow, Onward, READ};
 use crate::http::{self, Leg, Upstream, Wanted};
 use crate::leaves::{Leaves, Subject};
 use crate::relay::{ClientStream as _, relay};
@@ -64,18 +63,18 @@ impl Tls {
     }
 }
 
-/// Inspects a connection whose hello is for the name behind the address.
+/// Inspects a connection whose hello is for the name behind the address. `offer`: what it offers that can be inspected.
 pub(crate) async fn run<R: Recorder, P: Port>(
     flow: Arc<Flow<R, P>>,
     stream: TcpStream,
     first: Vec<u8>,
-    hello: &Hello,
-) {
-    let Some(offer) = Offer::of(&hello.alpn) else {
+    offer: Option<Offer>,
+) -> Onward {
+    let Some(offer) = offer else {
         let message =
             "the client offers no application protocol that can be inspected (h2, http/1.1)";
         refuse(&flow, ReasonCode::ProtocolNotSupported, message).await;
-        return Box::pin(say(&flow, stream, Alert::NoApplicationProtocol)).await;
+        return Onward::to_last(say(flow, stream, Alert::NoApplicationProtocol));
     };
     let (alpn, upstream) = match Box::pin(ask(&flow, offer)).await {
         Ok(upstream) => match offer.answer(upstream.alpn()) {
@@ -84,7 +83,7 @@ pub(crate) async fn run<R: Recorder, P: Port>(
                 let message =
                     "the upstream does not speak HTTP/2, and the client speaks nothing else";
                 refuse(&flow, ReasonCode::ProtocolNotSupported, message).await;
-                return Box::pin(say(&flow, stream, Alert::NoApplicationProtocol)).await;
+                return Onward::to_last(say(flow, stream, Alert::NoApplicationProtocol));
             }
         },
         Err(reason) => (offer.alone(), Err(reason)),
@@ -93,27 +92,27 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         Ok(config) => config,
         Err(reason) => {
             refuse(&flow, reason.code, reason.message).await;
-            return Box::pin(say(&flow, stream, Alert::InternalError)).await;
+            return Onward::to_last(say(flow, stream, Alert::InternalError));
         }
     };
     let shaking = TlsAcceptor::from(config).accept(Replay::new(first, stream));
     let stream = match timeout(flow.guard.limits.head, shaking).await {
-        Ok(Ok(stream)) => stream,
+        Ok(Ok(stream)) => Box::new(stream),
         Ok(Err(error)) => {
             let message = distrust(&error, &flow.target.host);
             refuse(&flow, ReasonCode::ClientDistrusts, message).await;
-            return;
+            return Onward::OVER;
         }
         Err(_) => {
             let message = "the client did not finish its TLS handshake in time";
             refuse(&flow, ReasonCode::ClientTimeout, message).await;
-            return;
+            return Onward::OVER;
         }
     };
     let leg = Leg::inside_tls(alpn, upstream);
     match alpn {
-        Alpn::H2 => Box::pin(http::run_http2(flow, stream, leg)).await,
-        Alpn::Http1 | Alpn::None => Box::pin(inside(flow, stream, leg)).await,
+        Alpn::H2 => Onward::to_last(http::run_http2(flow, stream, leg)),
+        Alpn::Http1 | Alpn::None => Onward::to(inside(flow, stream, leg)),
     }
 }
 
@@ -151,9 +150,9 @@ async fn config<R: Recorder, P: Port>(
 /// What is inside, where it should be HTTP/1.
 async fn inside<R: Recorder, P: Port>(
     flow: Arc<Flow<R, P>>,
-    mut stream: TlsStream<Replay>,
+    mut stream: Box<TlsStream<Replay>>,
     leg: Leg<R>,
-) {
+) -> Onward {
     let mut bytes = Vec::new();
     // Nothing may come for long; what has begun has to go on.
     let mut until = Instant::now() + flow.guard.limits.keep_alive;
@@ -162,19 +161,19 @@ async fn inside<R: Recorder, P: Port>(
         let read = match timeout_at(until, stream.read_buf(&mut bytes)).await {
             Ok(Ok(read)) => read,
             // Nothing was asked for, so there is nothing to decide.
-            Ok(Err(_)) | Err(_) if bytes.is_empty() => return,
+            Ok(Err(_)) | Err(_) if bytes.is_empty() => return Onward::OVER,
             Ok(Err(_)) | Err(_) => 0,
         };
         match classify(&bytes) {
-            FirstBytes::Http1 => return Box::pin(http::run(flow, stream, bytes, leg)).await,
+            FirstBytes::Http1 => return Onward::to_last(http::run(flow, stream, bytes, leg)),
             FirstBytes::Line if bytes.len() >= MOST_NEEDED => {
-                return Box::pin(pass(&flow, stream, &bytes, leg)).await;
+                return Onward::to_last(pass(flow, stream, bytes, leg));
             }
             FirstBytes::NeedMore | FirstBytes::Line if read > 0 => {
                 until = until.min(Instant::now() + flow.guard.limits.head);
             }
-            FirstBytes::NeedMore if bytes.is_empty() => return,
-            _ => return Box::pin(pass(&flow, stream, &bytes, leg)).await,
+            FirstBytes::NeedMore if bytes.is_empty() => return Onward::OVER,
+            _ => return Onward::to_last(pass(flow, stream, bytes, leg)),
         }
     }
 }
@@ -182,9 +181,9 @@ async fn inside<R: Recorder, P: Port>(
 /// Bytes that nobody understands: what the policy wants inspected cannot be. An agent that is only
 /// observed goes on.
 async fn pass<R: Recorder, P: Port>(
-    flow: &Flow<R, P>,
-    stream: TlsStream<Replay>,
-    bytes: &[u8],
+    flow: Arc<Flow<R, P>>,
+    stream: Box<TlsStream<Replay>>,
+    bytes: Vec<u8>,
     leg: Leg<R>,
 ) {
     let decided = flow.connection().await;
@@ -193,12 +192,12 @@ async fn pass<R: Recorder, P: Port>(
     }
     // The one that was opened speaks HTTP.
     drop(leg);
-    carry(flow, stream, bytes, decided).await;
+    carry(&flow, stream, &bytes, decided).await;
 }
 
 async fn carry<R: Recorder, P: Port>(
     flow: &Flow<R, P>,
-    stream: TlsStream<Replay>,
+    stream: Box<TlsStream<Replay>>,
     bytes: &[u8],
     decided: Decided,
 ) {

@@ -230,7 +230,8 @@ impl ClientStream for Replay {
     }
 }
 
-impl ClientStream for TlsStream<Replay> {
+/// In a place of its own: it is large, and goes from hand to hand.
+impl ClientStream for Box<TlsStream<Replay>> {
     fn into_tcp(self) -> TcpStream {
         self.into_inner().0.into_inner()
     }

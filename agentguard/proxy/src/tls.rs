@@ -12,7 +12,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::connection::{Flow, READ};
+use crate::alpn::Offer;
+use crate::connection::{Flow, Onward, READ};
 use crate::relay::{Over, part, relay, reset};
 use crate::second_hello::{Client, Hellos, Refused, Server};
 use crate::{Port, inspect};
@@ -28,7 +29,7 @@ pub(crate) async fn run<R: Recorder, P: Port>(
     flow: Arc<Flow<R, P>>,
     stream: TcpStream,
     first: Vec<u8>,
-) {
+) -> Onward {
     let mut stream = stream;
     let mut reader = HelloReader::default();
     let read = timeout_at(
@@ -44,26 +45,30 @@ pub(crate) async fn run<R: Recorder, P: Port>(
         && is_for_target(&flow, hello)
         && flow.guard.decider.inspects(&flow.client, &flow.target)
     {
-        return Box::pin(inspect::run(flow, stream, reader.into_bytes(), hello)).await;
+        let offer = Offer::of(&hello.alpn);
+        return Onward::to(inspect::run(flow, stream, reader.into_bytes(), offer));
     }
     let name = hello.as_ref().ok().and_then(|it| it.server_name.clone());
     let (decided, alert) = decide(&flow, hello).await;
     match (decided.allowed, alert) {
         (true, _) => {
             let (first, rest) = reader.into_parts();
-            Box::pin(splice(&flow, stream, (&first, &rest), name, decided)).await;
+            Onward::to_last(splice(flow, stream, (first, rest), name, decided))
         }
-        (false, None) => reset(stream),
-        (false, Some(alert)) => say(&flow, stream, alert).await,
+        (false, None) => {
+            reset(stream);
+            Onward::OVER
+        }
+        (false, Some(alert)) => Onward::to_last(say(flow, stream, alert)),
     }
 }
 
 /// Carries a decided connection untouched: its first hello and what was read behind it, and a second one if the
 /// server asks for that and it has the same `name`.
 async fn splice<R: Recorder, P: Port>(
-    flow: &Flow<R, P>,
+    flow: Arc<Flow<R, P>>,
     stream: TcpStream,
-    (hello, rest): (&[u8], &[u8]),
+    (hello, rest): (Vec<u8>, Vec<u8>),
     name: Option<HostName>,
     decided: Decided,
 ) {
@@ -75,11 +80,11 @@ async fn splice<R: Recorder, P: Port>(
     let over = {
         let (from_client, to_client) = stream.split();
         let (from_server, to_server) = upstream.split();
-        let client = Client::new(from_client, rest, name, &hellos);
+        let client = Client::new(from_client, &rest, name, &hellos);
         let server = Server::new(from_server, &hellos);
         let buffer = flow.guard.limits.buffer;
         let (client, server) = ((client, to_client), (server, to_server));
-        let going = pin!(relay(client, server, hello, buffer, account.counts()));
+        let going = pin!(relay(client, server, &hello, buffer, account.counts()));
         flow.unless_revoked(&account, going)
             .await
             .unwrap_or_else(|over| over)
@@ -112,7 +117,7 @@ fn is_for_target<R: Recorder, P: Port>(flow: &Flow<R, P>, hello: &Hello) -> bool
 
 /// Refuses a client before any key is agreed.
 pub(crate) async fn say<R: Recorder, P: Port>(
-    flow: &Flow<R, P>,
+    flow: Arc<Flow<R, P>>,
     mut stream: TcpStream,
     alert: Alert,
 ) {

@@ -269,7 +269,7 @@ impl<R: Recorder, P: Port> Tunnel<R, P> {
             if let Err(error) = stream.write_all(opened).await {
                 return self.account.fail(format!("the client is gone: {error}"));
             }
-            let inside = self.inside.start(stream, early);
+            let inside = async { self.inside.start(stream, early).await.go().await };
             if let Err(denied) = self.revoked.unless(pin!(inside)).await {
                 self.account.fail(revoked(&denied));
             }
@@ -287,9 +287,9 @@ async fn say_last<R: Recorder, P: Port>(flow: &Flow<R, P>, mut stream: TcpStream
 
 /// Refuses what cannot be carried.
 pub(crate) async fn refuse<R: Recorder, P: Port>(
-    flow: &Flow<R, P>,
+    flow: Arc<Flow<R, P>>,
     stream: TcpStream,
-    message: &str,
+    message: &'static str,
 ) {
     let code = ReasonCode::ProtocolNotSupported;
     flow.refuse(ActionKind::Connect, code, message).await;

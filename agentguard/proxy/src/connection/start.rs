@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::unread::Doubt;
-use super::{Flow, READ};
+use super::{Flow, Onward, READ};
 use crate::http::Leg;
 use crate::replay::Replay;
 use crate::{Port, http, tls, tunnel};
@@ -42,8 +42,12 @@ pub(super) enum Start {
 }
 
 impl<R: Recorder, P: Port> Flow<R, P> {
-    /// Carries a connection of which `bytes` have been read.
-    pub(crate) async fn start(self: Arc<Self>, mut stream: TcpStream, mut bytes: Vec<u8>) {
+    /// Sees who carries a connection of which `bytes` have been read.
+    pub(crate) async fn start(
+        self: Arc<Self>,
+        mut stream: TcpStream,
+        mut bytes: Vec<u8>,
+    ) -> Onward {
         let foreseen = self.guard.decider.foresee(&self.client, &self.target);
         let shown = self.look(&mut stream, foreseen, &mut bytes).await;
         // Where it may go depends on the policy, and the client can take its time.
@@ -52,7 +56,7 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         } else {
             self
         };
-        this.carry(shown, stream, bytes).await;
+        this.carry(shown, stream, bytes)
     }
 
     /// The same connection under the policy in force.
@@ -64,46 +68,55 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         }
     }
 
-    /// Each way is boxed: a connection keeps what its own takes, and the stack holds none of them as a
-    /// whole.
-    pub(super) async fn carry(self: Arc<Self>, shown: Start, stream: TcpStream, bytes: Vec<u8>) {
+    /// Passes it to who carries what it has shown.
+    pub(super) fn carry(
+        self: Arc<Self>,
+        shown: Start,
+        stream: TcpStream,
+        bytes: Vec<u8>,
+    ) -> Onward {
         let foreseen = self.guard.decider.foresee(&self.client, &self.target);
         match shown {
-            Start::Tls => Box::pin(tls::run(self, stream, bytes)).await,
+            Start::Tls => Onward::to(tls::run(self, stream, bytes)),
             Start::Http1 if bytes.starts_with(b"CONNECT ") && !self.inside => {
-                Box::pin(tunnel::connect(self, stream, bytes)).await;
+                Onward::to_last(tunnel::connect(self, stream, bytes))
             }
-            Start::Socks5 if !self.inside => Box::pin(tunnel::socks(self, stream, bytes)).await,
+            Start::Socks5 if !self.inside => Onward::to_last(tunnel::socks(self, stream, bytes)),
             Start::Socks5 => {
                 let message = "a proxy behind a proxy is not carried";
-                tunnel::refuse(&self, stream, message).await;
+                Onward::to_last(tunnel::refuse(self, stream, message))
             }
             Start::Socks4 => {
                 let message = "SOCKS4 is not carried; use SOCKS5";
-                tunnel::refuse(&self, stream, message).await;
+                Onward::to_last(tunnel::refuse(self, stream, message))
             }
             Start::Http1 => {
                 let leg = Leg::plain(Version::HTTP_11);
-                Box::pin(http::run(self, stream, bytes, leg)).await;
+                Onward::to_last(http::run(self, stream, bytes, leg))
             }
             Start::Http2 => {
                 let stream = Replay::new(bytes, stream);
                 let leg = Leg::plain(Version::HTTP_2);
-                Box::pin(http::run_http2(self, stream, leg)).await;
+                Onward::to_last(http::run_http2(self, stream, leg))
             }
-            Start::Raw => Box::pin(self.raw(stream, &bytes, Doubt::None)).await,
-            Start::Line => Box::pin(self.raw(stream, &bytes, Doubt::Line)).await,
-            Start::Stuck => self.time_out(stream).await,
-            Start::Silent | Start::Ended if needs_bytes(foreseen) => self.time_out(stream).await,
-            Start::Silent => Box::pin(self.silent(stream)).await,
-            Start::Ended => Box::pin(self.raw(stream, &[], Doubt::None)).await,
-            Start::Gone(error) => {
-                let decided = self.connection().await;
-                if decided.allowed {
-                    self.account(decided)
-                        .fail(format!("the client is gone: {error}"));
-                }
+            Start::Raw => Onward::to_last(self.raw(stream, bytes, Doubt::None)),
+            Start::Line => Onward::to_last(self.raw(stream, bytes, Doubt::Line)),
+            Start::Stuck => Onward::to_last(self.time_out(stream)),
+            Start::Silent | Start::Ended if needs_bytes(foreseen) => {
+                Onward::to_last(self.time_out(stream))
             }
+            Start::Silent => Onward::to(self.silent(stream)),
+            Start::Ended => Onward::to_last(self.raw(stream, Vec::new(), Doubt::None)),
+            Start::Gone(error) => Onward::to_last(self.gone(error)),
+        }
+    }
+
+    /// Records what a client was allowed that is gone.
+    async fn gone(self: Arc<Self>, error: io::Error) {
+        let decided = self.connection().await;
+        if decided.allowed {
+            self.account(decided)
+                .fail(format!("the client is gone: {error}"));
         }
     }
 

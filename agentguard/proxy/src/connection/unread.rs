@@ -9,8 +9,8 @@ use agentguard_model::{ActionKind, ReasonCode};
 use agentguard_protocol::first_bytes::LineReader;
 use tokio::net::TcpStream;
 
-use super::Flow;
 use super::start::Start;
+use super::{Flow, Onward};
 use crate::Port;
 use crate::account::Account;
 use crate::late::Doubted;
@@ -27,27 +27,28 @@ pub(super) enum Doubt {
 
 impl<R: Recorder, P: Port> Flow<R, P> {
     /// Bytes that nothing here understands, and connections without any.
-    pub(super) async fn raw(&self, stream: TcpStream, bytes: &[u8], doubt: Doubt) {
+    pub(super) async fn raw(self: Arc<Self>, stream: TcpStream, bytes: Vec<u8>, doubt: Doubt) {
         let decided = self.connection().await;
         if !decided.allowed {
             return reset(stream);
         }
         let account = self.account(decided);
         if let Some((stream, upstream)) = self.reach(stream, &account).await {
-            self.join(stream, upstream, bytes, doubt, &account).await;
+            self.join(stream, upstream, &bytes, doubt, &account).await;
         }
     }
 
     /// A connection whose client waits, maybe for its upstream to speak first. If it is the client after all,
     /// what it says is looked at as if it had not waited.
-    pub(super) async fn silent(self: Arc<Self>, stream: TcpStream) {
+    pub(super) async fn silent(self: Arc<Self>, stream: TcpStream) -> Onward {
         let decided = self.connection().await;
         if !decided.allowed {
-            return reset(stream);
+            reset(stream);
+            return Onward::OVER;
         }
         let account = self.account(decided);
         let Some((mut stream, upstream)) = self.reach(stream, &account).await else {
-            return;
+            return Onward::OVER;
         };
         let mut bytes = Vec::new();
         let looked = {
@@ -71,12 +72,16 @@ impl<R: Recorder, P: Port> Flow<R, P> {
             self.unless_revoked(&account, looking).await
         };
         let doubt = match looked {
-            Err(over) => return over.end(&account, stream, Some(upstream)),
+            Err(over) => {
+                over.end(&account, stream, Some(upstream));
+                return Onward::OVER;
+            }
             Ok(Start::Raw | Start::Silent | Start::Ended) => Doubt::None,
             Ok(Start::Line) => Doubt::Line,
             Ok(Start::Gone(error)) => {
                 account.fail(format!("the client is gone: {error}"));
-                return upstream.reset();
+                upstream.reset();
+                return Onward::OVER;
             }
             Ok(shown) => {
                 drop((upstream, account));
@@ -85,10 +90,11 @@ impl<R: Recorder, P: Port> Flow<R, P> {
                 } else {
                     self
                 };
-                return this.carry(shown, stream, bytes).await;
+                return this.carry(shown, stream, bytes);
             }
         };
         self.join(stream, upstream, &bytes, doubt, &account).await;
+        Onward::OVER
     }
 
     /// Opens the upstream of a connection that is carried untouched. None: it is over.

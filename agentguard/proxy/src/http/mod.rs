@@ -150,10 +150,13 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
         };
         let parts = connection.into_parts();
         gated = parts.io.into_inner();
+        let read = parts.read_buf;
         if let Some(served) = served {
-            break (served, parts.read_buf);
+            break (served, read);
         }
-        gated.rests(&parts.read_buf);
+        gated.rests(&read);
+        // It has the whole buffer of what was read.
+        drop(read);
         if draining || !rest(&flow, &exchange, &mut gated, drains.as_mut()).await {
             break (Ok(()), Bytes::new());
         }
