@@ -823,22 +823,21 @@ impl<R: Recorder> Decider<R> {
         policy: &'a Policy,
         id: AgentId,
     ) -> Result<&'a AgentPolicy, Reason> {
-        if self.directory.is_quarantined(id) {
-            // Why is the operator's: agents read this.
-            let message = "The agent is quarantined.";
-            return Err(Reason::new(ReasonCode::Quarantined, message));
-        }
         let unknown = |name: &str| {
             Reason::new(
                 ReasonCode::NoAgent,
                 format!("The policy has no agent {name}, so nothing is allowed to it."),
             )
         };
-        let name = self
-            .directory
-            .name(id)
-            .ok_or_else(|| unknown(&format!("with the number {}", id.0)))?;
-        policy.agent(&name).ok_or_else(|| unknown(name.as_str()))
+        self.directory.look_at(id, |name, quarantined| {
+            if quarantined {
+                // Why is the operator's: agents read this.
+                let message = "The agent is quarantined.";
+                return Err(Reason::new(ReasonCode::Quarantined, message));
+            }
+            let name = name.ok_or_else(|| unknown(&format!("with the number {}", id.0)))?;
+            policy.agent(name).ok_or_else(|| unknown(name.as_str()))
+        })
     }
 }
 

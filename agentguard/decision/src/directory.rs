@@ -129,6 +129,15 @@ impl Directory {
         })
     }
 
+    /// Looks at an agent: the name behind its number, and whether it is quarantined.
+    pub(crate) fn look_at<T>(
+        &self,
+        id: AgentId,
+        look: impl FnOnce(Option<&AgentName>, bool) -> T,
+    ) -> T {
+        self.read(|inner| look(inner.agents.get(&id), inner.quarantined.contains(&id)))
+    }
+
     /// The name behind a number.
     #[must_use]
     pub fn name(&self, id: AgentId) -> Option<AgentName> {
@@ -139,8 +148,10 @@ impl Directory {
     /// of the run over them.
     #[must_use]
     pub fn describe(&self, id: AgentId, run: u32, policy: &Policy) -> (Option<Agent>, Context) {
-        let name = self.name(id);
-        let run = self.run_of(run);
+        let (name, run) = self.read(|inner| {
+            let (name, run) = (inner.agents.get(&id), inner.runs.get(&run));
+            (name.cloned(), run.cloned())
+        });
         let agent = name.map(|name| {
             let mut labels = policy
                 .agent(&name)

@@ -160,6 +160,14 @@ pub(crate) fn nearest<'a>(
 
 /// `text` for a message: control characters escaped, cut at 80 characters.
 pub(crate) fn quoted(text: &str) -> String {
+    // Nearly all that a decision says of a request is shown as it is.
+    if text.len() <= 80
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b' '..=b'~') && byte != b'\\')
+    {
+        return text.to_owned();
+    }
     let mut shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
     // Quotes are no danger in backticks.
     shown = shown.replace("\\'", "'").replace("\\\"", "\"");
@@ -167,4 +175,25 @@ pub(crate) fn quoted(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn what_is_plain_is_shown_as_it_is_and_the_rest_escaped_and_cut() {
+        for plain in ["", "GET", "it's \"/v1/x~\"", &"a".repeat(80)] {
+            assert_eq!(quoted(plain), plain);
+        }
+        for (text, shown) in [
+            ("a\\b", "a\\\\b"),
+            ("a\nb\u{7f}", "a\\nb\\u{7f}"),
+            ("\u{202e}é", "\\u{202e}é"),
+            (&*"é".repeat(80), &*"é".repeat(80)),
+            (&"a".repeat(81), &format!("{}…", "a".repeat(80))),
+        ] {
+            assert_eq!(quoted(text), shown);
+        }
+    }
 }

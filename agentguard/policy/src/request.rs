@@ -245,22 +245,28 @@ impl Query {
     /// With the values of all parameters but `shown` put out, for the record.
     #[must_use]
     pub fn redacted(&self, shown: impl Fn(&str) -> bool) -> String {
-        let parts = self.text.split('&').map(|part| {
+        let mut text = String::with_capacity(self.text.len());
+        let mut first = true;
+        for part in self.text.split('&') {
+            if !std::mem::take(&mut first) {
+                text.push('&');
+            }
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let decoded = form_urlencoded::parse(name.as_bytes()).next();
             let shown = decoded.is_some_and(|(name, _)| shown(&name));
-            match value {
+            let told: &[&str] = match value {
                 // Without a value, a name may be one.
-                "" if shown || name.len() <= MAX_NAME => name.to_owned(),
-                "" => "…".to_owned(),
+                "" if shown || name.len() <= MAX_NAME => &[name],
+                "" => &["…"],
                 // A server that takes `;` for a separator sees more names in there.
-                value if shown && !value.contains(';') => format!("{name}={value}"),
-                _ if name.contains(';') => "…".to_owned(),
-                value if value.contains(';') => format!("{name}=…;…"),
-                _ => format!("{name}=…"),
-            }
-        });
-        parts.collect::<Vec<_>>().join("&")
+                value if shown && !value.contains(';') => &[name, "=", value],
+                _ if name.contains(';') => &["…"],
+                value if value.contains(';') => &[name, "=…;…"],
+                _ => &[name, "=…"],
+            };
+            text.extend(told.iter().copied());
+        }
+        text
     }
 }
 

@@ -77,7 +77,11 @@ const LOOPBACK: [IpNet; 4] = [
 
 /// The closed range that holds all of `net`.
 pub(crate) fn hard(net: &IpNet) -> Option<(Hard, IpNet)> {
-    HARD.iter().find(|(_, range)| range.contains(net)).copied()
+    // Most of them are of the other family, and asked of each address.
+    let may = |range: &IpNet| matches!(range, IpNet::V4(_)) == matches!(net, IpNet::V4(_));
+    HARD.iter()
+        .find(|(_, range)| may(range) && range.contains(net))
+        .copied()
 }
 
 /// Whether an address is one of those that the guard makes up for names.

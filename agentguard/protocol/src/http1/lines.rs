@@ -2,7 +2,7 @@
 
 use crate::HttpMalformed;
 
-/// Finds the empty line, byte by byte, so that no byte is looked at twice however the stream is
+/// Finds the empty line, so that no byte is looked at twice however the stream is
 /// split, and refuses line ends and control characters that parsers read differently.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
@@ -15,7 +15,24 @@ impl Lines {
     /// Looks at what is new in `bytes`, which begins where the section begins. Answers with the
     /// section's length, its empty line included, once it is whole.
     pub(super) fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, HttpMalformed> {
-        for byte in bytes.get(self.at..).unwrap_or_default() {
+        loop {
+            let rest = bytes.get(self.at..).unwrap_or_default();
+            // Nearly all of it is of no concern here.
+            if !self.cr {
+                let plain = |byte: &u8| *byte >= b' ' && *byte != 0x7f;
+                let run = rest
+                    .iter()
+                    .position(|byte| !plain(byte))
+                    .unwrap_or(rest.len());
+                if run > 0 {
+                    self.at += run;
+                    self.line += run;
+                    continue;
+                }
+            }
+            let Some(byte) = rest.first() else {
+                return Ok(None);
+            };
             self.at += 1;
             match (self.cr, *byte) {
                 (true, b'\n') if self.line == 0 => return Ok(Some(self.at)),
@@ -27,12 +44,8 @@ impl Lines {
                 (false, b'\r') => self.cr = true,
                 (false, b'\n') => return Err(HttpMalformed::BareLf),
                 (false, b'\t') => self.line += 1,
-                (false, control @ (0..=0x1f | 0x7f)) => {
-                    return Err(HttpMalformed::Control(control));
-                }
-                (false, _) => self.line += 1,
+                (false, control) => return Err(HttpMalformed::Control(control)),
             }
         }
-        Ok(None)
     }
 }
