@@ -29,7 +29,7 @@ const LOTS: usize = 4096;
 const TICK: Duration = Duration::from_secs(1);
 
 /// How long entries that nobody waits for are gathered.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(10);
 
 /// How often in a row who brings a decision writes for others too.
 const TURNS: usize = 4;

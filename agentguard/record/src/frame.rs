@@ -62,25 +62,54 @@ impl Head {
     }
 }
 
+/// No less than most frames have, in bytes.
+const USUAL: usize = 2048;
+
 /// Reads the frame at an offset; `None` if there is no valid one.
 ///
 /// # Errors
 /// What the file system says.
 pub(crate) fn read_at(file: &File, offset: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
-    let mut head = [0; HEAD];
-    match file.read_exact_at(&mut head, offset) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
+    // With what comes behind it, so that most are read by one call. What cannot be read there is no matter.
+    let mut bytes = vec![0; USUAL];
+    let mut read = read_once(file, &mut bytes, offset)?;
+    if let Some(rest) = bytes.get_mut(read..HEAD) {
+        read += read_up_to(file, rest, offset.saturating_add(read as u64))?;
     }
-    let Some(head) = Head::parse(&head).filter(|head| head.length <= MAX_PAYLOAD) else {
+    let head = bytes.get(..read).and_then(Head::parse);
+    let Some(head) = head.filter(|head| head.length <= MAX_PAYLOAD) else {
         return Ok(None);
     };
-    let mut payload = vec![0; head.length];
-    match file.read_exact_at(&mut payload, offset.saturating_add(HEAD as u64)) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
+    bytes.truncate(read);
+    bytes.resize(HEAD + head.length, 0);
+    let rest = bytes.get_mut(read..).unwrap_or_default();
+    if read_up_to(file, rest, offset.saturating_add(read as u64))? < rest.len() {
+        return Ok(None);
     }
-    Ok(head.fits(&payload).then_some((head.number, payload)))
+    bytes.drain(..HEAD);
+    Ok(head.fits(&bytes).then_some((head.number, bytes)))
+}
+
+/// Reads until the buffer is full or the file ends; how much it was.
+fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(free) = buffer.get_mut(filled..).filter(|free| !free.is_empty()) {
+        match read_once(file, free, offset.saturating_add(filled as u64))? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
+
+/// Reads as much as comes at once.
+fn read_once(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    loop {
+        match file.read_at(buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
 }
 
 /// One step of a [`Scanner`].
@@ -229,15 +258,7 @@ impl<'a> Scanner<'a> {
             None => {
                 self.buffer.resize(length.max(CHUNK).min(left), 0);
                 self.start = at;
-                let mut filled = 0;
-                while let Some(free) = self.buffer.get_mut(filled..).filter(|f| !f.is_empty()) {
-                    match self.file.read_at(free, at + filled as u64) {
-                        Ok(0) => break,
-                        Ok(read) => filled += read,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(error),
-                    }
-                }
+                let filled = read_up_to(self.file, &mut self.buffer, at)?;
                 // The file is shorter than it was said to be: the rest is missing, not zero.
                 if filled < self.buffer.len() {
                     self.buffer.truncate(filled);
@@ -292,6 +313,30 @@ mod tests {
         assert_eq!(entries, [(1, long), (2, b"{}".to_vec())]);
         assert_eq!(damage, []);
         assert_eq!(read_at(&file(&bytes), 7).unwrap(), None);
+    }
+
+    #[test]
+    fn frames_are_read_whatever_fits_into_the_first_read() {
+        for length in [
+            0,
+            1,
+            super::USUAL - HEAD - 1,
+            super::USUAL - HEAD,
+            super::USUAL - HEAD + 1,
+            9_000,
+        ] {
+            let payload = vec![b'x'; length];
+            let mut bytes = vec![b'-'; 5];
+            encode(7, &payload, &mut bytes);
+            let cut = bytes.len() - 1;
+            assert_eq!(
+                read_at(&file(&bytes), 5).unwrap(),
+                Some((7, payload.clone()))
+            );
+            assert_eq!(read_at(&file(bytes.get(..cut).unwrap()), 5).unwrap(), None);
+            encode(8, b"{}", &mut bytes);
+            assert_eq!(read_at(&file(&bytes), 5).unwrap(), Some((7, payload)));
+        }
     }
 
     #[test]

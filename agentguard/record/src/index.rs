@@ -5,7 +5,7 @@
 //! Rows keep names (verdict, kind) rather than numbers, so that they mean the same to any version.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use std::sync::Arc;
 use agentguard_model::{ActionKind, AgentName, Decision, DecisionId, Verdict};
 use redb::backends::FileBackend;
 use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    TableDefinition,
 };
 use ulid::Ulid;
 
@@ -221,6 +222,7 @@ impl Index {
         match self.db.begin_read() {
             Ok(txn) => Some(Snapshot {
                 txn,
+                updates: OnceCell::new(),
                 unreadable: Cell::new(false),
             }),
             Err(error) => {
@@ -338,6 +340,7 @@ impl Index {
 /// The index at one moment. Where it cannot be read it gives no rows, and says so afterwards.
 pub(crate) struct Snapshot {
     txn: ReadTransaction,
+    updates: OnceCell<ReadOnlyTable<(u128, u8), Place>>,
     unreadable: Cell<bool>,
 }
 
@@ -382,7 +385,14 @@ impl Snapshot {
     pub(crate) fn updates(&self, id: DecisionId) -> Vec<Location> {
         let id = u128::from(id.0);
         self.read(|txn| {
-            let table = txn.open_table(UPDATES)?;
+            // Asked of each decision of a page.
+            let table = match self.updates.get() {
+                Some(table) => table,
+                None => {
+                    let table = txn.open_table(UPDATES)?;
+                    self.updates.get_or_init(|| table)
+                }
+            };
             table
                 .range((id, 0)..=(id, u8::MAX))?
                 .map(|row| Ok(place(row?.1.value())))

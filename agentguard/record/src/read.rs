@@ -171,7 +171,7 @@ impl<'a> Entries<'a> {
         snapshot: &Snapshot,
         id: DecisionId,
         at: Location,
-    ) -> io::Result<Option<Decision>> {
+    ) -> io::Result<Option<Box<Decision>>> {
         let Some(Entry::Decision(mut decision)) = self.at(at)? else {
             return Ok(None);
         };
@@ -183,7 +183,7 @@ impl<'a> Entries<'a> {
                 merge(&mut decision, &entry);
             }
         }
-        Ok(Some(*decision))
+        Ok(Some(decision))
     }
 }
 
@@ -249,7 +249,7 @@ fn query_from(
             Met::Entry { entry, .. } => match entry {
                 Entry::Decision(decision) => {
                     if query.matches(&decision) && query.is_before(decision.id) {
-                        found.insert(decision.id, *decision);
+                        found.insert(decision.id, decision);
                         if found.len() > limit {
                             found.pop_first();
                         }
@@ -267,7 +267,7 @@ fn query_from(
         }
         ControlFlow::Continue(())
     })?;
-    let mut decisions: Vec<_> = found.into_values().collect();
+    let mut decisions: Vec<_> = found.into_values().map(|decision| *decision).collect();
     for decision in &mut decisions {
         if let Some(count) = counts.get(&decision.id) {
             merge_count(decision, count);
@@ -281,7 +281,7 @@ fn from_index(
     query: &Query,
     snapshot: &Snapshot,
     (limit, to): (usize, Position),
-    found: &mut BTreeMap<DecisionId, Decision>,
+    found: &mut BTreeMap<DecisionId, Box<Decision>>,
 ) -> io::Result<()> {
     let mut entries = Entries::new(shared);
     let mut filter = Filter {
@@ -340,7 +340,7 @@ fn find_from(
     walk(shared, at, to, |met| {
         match met {
             Met::Entry { entry, .. } => match (&mut found, entry) {
-                (None, Entry::Decision(decision)) if decision.id == id => found = Some(*decision),
+                (None, Entry::Decision(decision)) if decision.id == id => found = Some(decision),
                 (Some(decision), entry) => merge(decision, &entry),
                 _ => {}
             },
@@ -354,7 +354,7 @@ fn find_from(
     {
         merge_count(decision, count);
     }
-    Ok(found)
+    Ok(found.map(|decision| *decision))
 }
 
 /// The newest gaps and notes, the newest last.

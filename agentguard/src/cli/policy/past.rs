@@ -5,6 +5,7 @@ use agentguard_control::api::{PolicyView, VerdictQuery};
 use agentguard_model::{AgentName, Decision, DecisionId};
 use clap::Args;
 use jiff::Timestamp;
+use tokio::task::yield_now;
 
 use crate::cli::failure::Failure;
 use crate::cli::output::say;
@@ -49,22 +50,15 @@ impl Past {
         let since = self.since.resolve(Timestamp::now());
         let mut before: Option<DecisionId> = None;
         let mut looked: u64 = 0;
+        let mut page = self.page(client, since, before).await?;
         loop {
-            let query = VerdictQuery {
-                agent: self.agent.clone(),
-                since: Some(since),
-                before,
-                limit: Some(PAGE),
-                ..VerdictQuery::default()
-            };
-            let page = client.verdicts(&query).await?;
-            page.iter().rev().for_each(&mut show);
             looked += page.len() as u64;
             let oldest = page.first().map(|decision| decision.id);
             let last = oldest.is_none() || page.len() < PAGE as usize;
             // What answers is not trusted: it has to come to an end.
             let stuck = before.is_some() && oldest >= before;
             if last || stuck || looked >= MOST {
+                page.iter().rev().for_each(&mut show);
                 return Ok(Looked {
                     since,
                     complete: last,
@@ -72,7 +66,33 @@ impl Past {
                 });
             }
             before = oldest;
+            // The daemon reads the next one while this one is shown.
+            let (next, ()) = tokio::join!(biased; self.page(client, since, before), async {
+                // The request leaves before: its connection has a task that takes it and one that writes it.
+                for _ in 0..3 {
+                    yield_now().await;
+                }
+                page.iter().rev().for_each(&mut show);
+            });
+            page = next?;
         }
+    }
+
+    /// Those of the past that come before one.
+    async fn page(
+        &self,
+        client: &mut Client,
+        since: Timestamp,
+        before: Option<DecisionId>,
+    ) -> Result<Vec<Decision>, Failure> {
+        let query = VerdictQuery {
+            agent: self.agent.clone(),
+            since: Some(since),
+            before,
+            limit: Some(PAGE),
+            ..VerdictQuery::default()
+        };
+        Ok(client.verdicts(&query).await?)
     }
 
     /// Says that nothing was found since nobody knows the agent: its name may be misspelt.
