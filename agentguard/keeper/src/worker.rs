@@ -84,6 +84,7 @@ pub fn start(user: WorkerUser, mounts: &Mounts) -> io::Result<(Child, Packet)> {
         .arg("worker")
         .env_clear()
         .env("TOKIO_WORKER_THREADS", threads.to_string())
+        .env(freed::VARIABLE, freed::shared_by(threads))
         .envs(kept)
         .envs(domain)
         .envs(profile)

@@ -70,9 +70,10 @@ const USUAL: usize = 2048;
 /// # Errors
 /// What the file system says.
 pub(crate) fn read_at(file: &File, offset: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
-    // With what comes behind it, so that most are read by one call. What cannot be read there is no matter.
+    // With what comes behind it, so that most are read by one call. What cannot be read there is no matter: the frame is asked
+    // for alone then.
     let mut bytes = vec![0; USUAL];
-    let mut read = read_once(file, &mut bytes, offset)?;
+    let mut read = read_once(file, &mut bytes, offset).unwrap_or(0);
     if let Some(rest) = bytes.get_mut(read..HEAD) {
         read += read_up_to(file, rest, offset.saturating_add(read as u64))?;
     }

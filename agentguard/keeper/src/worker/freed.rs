@@ -16,6 +16,14 @@ use tikv_jemalloc_sys::{extent_hooks_t, mallctl};
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static SET: &[u8; 37] = b"dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
+/// Where jemalloc reads more of that, in the environment.
+pub(super) const VARIABLE: &str = "_RJEM_MALLOC_CONF";
+
+/// What it is to be told for a process that has so many processors: a few threads for each, that share what they take from.
+pub(super) fn shared_by(processors: usize) -> String {
+    format!("narenas:{}", processors.saturating_mul(2))
+}
+
 /// How large a piece of memory is that glibc gives back as soon as it is freed, in bytes: its own bound, which it moves
 /// otherwise.
 const LARGE: c_int = 128 << 10;
@@ -80,7 +88,8 @@ static MAP: OnceLock<Map> = OnceLock::new();
 /// worker, it takes that from itself when it gives pages back (`PROT_NONE`): a mapping of its own for each hole, of which a
 /// process may have 65,530 (`vm.max_map_count`), and a system call for each new use.
 ///
-/// For the whole process; before it has other threads.
+/// For the whole process, before it has other threads; but for pieces of 8 MiB and more, which have mappings of their own.
+/// Where the host does not overcommit (`vm.overcommit_memory=2`), what is free stays accounted to the worker.
 ///
 /// # Errors
 /// jemalloc does not take it.
@@ -150,6 +159,7 @@ fn done(failed: c_int) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::{CString, c_uint};
     use std::ptr::null_mut;
     use std::sync::{Mutex, PoisonError};
 
@@ -159,7 +169,7 @@ mod tests {
     #[global_allocator]
     static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-    /// Only one of them looks at the process at a time.
+    /// Only one of them takes much, or looks at what the process has, at a time.
     static LOOKS: Mutex<()> = Mutex::new(());
 
     /// Memory of this process that is no file's, in KiB.
@@ -178,19 +188,42 @@ mod tests {
 
     #[test]
     fn what_is_mapped_stays_usable() {
+        let _looks = LOOKS.lock().unwrap_or_else(PoisonError::into_inner);
         super::keep_mapped().unwrap();
         super::keep_mapped().unwrap();
-        for name in [c"arena.0.extent_hooks", c"arena.1.extent_hooks"] {
-            let hooks: *mut extent_hooks_t = super::read(name, null_mut()).unwrap();
+        let arenas: c_uint = super::read(c"opt.narenas", 0).unwrap();
+        assert!(arenas > 0);
+        for arena in 0..arenas {
+            let name = CString::new(format!("arena.{arena}.extent_hooks")).unwrap();
+            let hooks: *mut extent_hooks_t = super::read(&name, null_mut()).unwrap();
             // SAFETY: they are those that were set, and are never freed.
             let hooks = unsafe { *hooks };
             assert!(hooks.decommit.is_none() && hooks.purge_forced.is_some());
         }
-        // Of threads with arenas of their own, more than any has mapped so far.
-        let pieces = (0..8).map(|_| std::thread::spawn(|| vec![1_u8; 40 << 20]));
+        // SAFETY: as jemalloc calls it, for 4 MiB anywhere; what is mapped is used by nobody else.
+        unsafe {
+            let hooks = super::read(c"arena.0.extent_hooks", null_mut()).unwrap();
+            let (mut zero, mut commit) = (false, false);
+            let (size, aligned) = (4 << 20, 4096);
+            let mapped = super::map_usable(
+                hooks,
+                null_mut(),
+                size,
+                aligned,
+                &raw mut zero,
+                &raw mut commit,
+                0,
+            );
+            assert!(!mapped.is_null() && commit);
+            mapped.cast::<u8>().write_bytes(1, size);
+        }
+        // Of threads with arenas of their own, more than any has mapped so far, in pieces that are no mappings of their own.
+        let pieces = (0..8).map(|_| {
+            std::thread::spawn(|| (0..20).map(|_| vec![1_u8; 2 << 20]).collect::<Vec<_>>())
+        });
         let pieces: Vec<_> = pieces.collect();
         let pieces: Vec<_> = pieces.into_iter().map(|it| it.join().unwrap()).collect();
-        assert!(pieces.iter().flatten().all(|byte| *byte == 1));
+        assert!(pieces.iter().flatten().flatten().all(|byte| *byte == 1));
     }
 
     #[test]
