@@ -10,6 +10,7 @@ mod domain;
 mod freed;
 #[cfg(debug_assertions)]
 pub mod hostile;
+mod jemalloc;
 pub mod mounts;
 
 use std::io;
@@ -21,7 +22,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::packet::{self, Packet};
 use crate::spawn::child::sys;
-pub use freed::{give_back, keep_little, keep_mapped};
+pub use freed::{give_back, keep_little};
+pub use jemalloc::keep_mapped;
 use mounts::Mounts;
 
 /// The user and group that the worker runs as.
@@ -84,7 +86,7 @@ pub fn start(user: WorkerUser, mounts: &Mounts) -> io::Result<(Child, Packet)> {
         .arg("worker")
         .env_clear()
         .env("TOKIO_WORKER_THREADS", threads.to_string())
-        .env(freed::VARIABLE, freed::shared_by(threads))
+        .env(jemalloc::VARIABLE, jemalloc::shared_by(threads))
         .envs(kept)
         .envs(domain)
         .envs(profile)
