@@ -27,6 +27,13 @@ use crate::{ALLOW, DENY, LOOPBACK_INDEX, agent, event, log, origin, quota};
 
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
+const IPPROTO_HOPOPTS: u8 = 0;
+/// The beginning of the option that says how long a packet is for whose length IPv6 has no room, and of the header that it
+/// comes in, of eight bytes (RFC 2675, 2).
+const JUMBO: [u8; 3] = [0, 0xc2, 4];
+const JUMBO_HEADER: usize = 8;
+/// What IPv6 has room for (`IPV6_MAXPLEN`).
+const LONGEST_CONTENT: u32 = 65_535;
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
@@ -139,8 +146,8 @@ struct Packet {
     finishes: bool,
 }
 
-/// Reads the headers. `None`: not TCP or UDP right behind an IP header, or a fragment without its
-/// ports. Nor what leaves with IPv4 options: a source route, set on an established connection, sends
+/// Reads the headers. `None`: not TCP or UDP right behind an IP header (of IPv6 there may be one between that says how
+/// long the packet is), or a fragment without its ports. Nor what leaves with IPv4 options: a source route, set on an established connection, sends
 /// its packets to another address than the one that was decided.
 #[inline(always)]
 fn parse(ctx: &SkBuffContext, outbound: bool) -> Option<Packet> {
@@ -160,12 +167,16 @@ fn parse(ctx: &SkBuffContext, outbound: bool) -> Option<Packet> {
                 header,
             )
         }
-        6 => (
-            Address(ctx.load(8).ok()?),
-            Address(ctx.load(24).ok()?),
-            ctx.load::<u8>(6).ok()?,
-            40,
-        ),
+        6 => {
+            let next: u8 = ctx.load(6).ok()?;
+            let (protocol, offset) = if next == IPPROTO_HOPOPTS {
+                (within_jumbo(ctx)?, 40 + JUMBO_HEADER)
+            } else {
+                (next, 40)
+            };
+            let (from, to) = (Address(ctx.load(8).ok()?), Address(ctx.load(24).ok()?));
+            (from, to, protocol, offset)
+        }
         _ => return None,
     };
     let (transport, opens, synchronizes, finishes) = match protocol {
@@ -188,6 +199,15 @@ fn parse(ctx: &SkBuffContext, outbound: bool) -> Option<Packet> {
         synchronizes,
         finishes,
     })
+}
+
+/// What is in a packet of IPv6 that is longer than that has room for. The kernel makes them of what a connection of TCP
+/// sends at once, and takes them apart where a device wants that: over loopback, where a segment is nearly that long, whatever
+/// sends more than one (`ip6_xmit` since Linux 5.19). `None`: any other header of that kind.
+#[inline(always)]
+fn within_jumbo(ctx: &SkBuffContext) -> Option<u8> {
+    let [protocol, option @ ..]: [u8; 4] = ctx.load(40).ok()?;
+    (option == JUMBO && protocol == IPPROTO_TCP && ctx.len() > LONGEST_CONTENT).then_some(protocol)
 }
 
 #[inline(always)]

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import queue
+import random
 import socket
 import ssl
 import sys
@@ -96,6 +97,18 @@ def echo(name, text):
     while len(told) < len(text) and (piece := kept[name].recv(65536)):
         told += piece
     return told.decode(errors="replace")
+
+
+def echo_many(name, size):
+    """As `echo`, with so many bytes that no side keeps them all; whether they came back as they were."""
+    sent = random.Random(size).randbytes(size)
+    says = threading.Thread(target=kept[name].sendall, args=(sent,))
+    says.start()
+    told = bytearray()
+    while len(told) < size and (piece := kept[name].recv(65536)):
+        told += piece
+    says.join()
+    return told == sent
 
 
 def talk(address, port, sent, finish=False):

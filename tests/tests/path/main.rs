@@ -37,6 +37,7 @@ mod shares;
 mod sockets;
 mod switches;
 mod trial;
+mod untouched;
 mod upgrade;
 
 use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};

@@ -127,7 +127,10 @@ const BOOTS: [Boot; 5] = [
         parts: &[
             (GATE, &[]),
             (RUN, &[]),
-            (PATH, &[TOLERANCE, UPGRADE, RESOURCES, WAITING, MANAGED]),
+            (
+                PATH,
+                &[TOLERANCE, UPGRADE, RESOURCES, WAITING, MANAGED, MANY],
+            ),
         ],
         ..WITH_BPF
     },
@@ -146,7 +149,7 @@ const BOOTS: [Boot; 5] = [
         parts: &[
             (GATE, &[]),
             (RUN, &[]),
-            (PATH, &[ADOPTION, QUARANTINE, RESOURCES, WAITING]),
+            (PATH, &[ADOPTION, QUARANTINE, RESOURCES, WAITING, MANY]),
         ],
         ..WITH_BPF
     },
@@ -166,8 +169,8 @@ const PATH: &str = "path";
 /// Of the path what leans on the kernel most, sockets that are found, ended and taken over: each daemon's
 /// gate is verified anew, so the two kernels share them. Limits of resources are tried on both, which count
 /// differently, and on no host that has the controllers in version 1.
-const WHOLE: [&str; 7] = [
-    ADOPTION, TOLERANCE, QUARANTINE, UPGRADE, RESOURCES, WAITING, MANAGED,
+const WHOLE: [&str; 8] = [
+    ADOPTION, TOLERANCE, QUARANTINE, UPGRADE, RESOURCES, WAITING, MANAGED, MANY,
 ];
 const ADOPTION: &str = "adoption::a_container_that_runs_";
 const TOLERANCE: &str = "tolerated::connections_";
@@ -176,6 +179,8 @@ const QUARANTINE: &str = "quarantine::a_quarantine_holds_";
 const RESOURCES: &str = "resources::limits_hold_";
 const WAITING: &str = "resources::waiting::who_is_slowed_";
 const MANAGED: &str = "resources::managed::under_a_";
+/// Packets that are longer than IPv6 has room for, and the way from a pipe to a socket, are each kernel's own.
+const MANY: &str = "untouched::many_bytes_";
 
 impl Boot {
     /// How a kernel of this series is started.
