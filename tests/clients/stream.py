@@ -38,8 +38,8 @@ for _ in range(count):
                         began = True
                         first.append((now - begun) / 1000)
                     ages.append((now - int(line[2:])) / 1000)
-if not ages:
-    sys.exit(f"no events came, but {rest!r}")
+            if not began:
+                sys.exit(f"no events came, but {rest!r}")
 print(json.dumps({
     "first": statistics.median(first), "event": statistics.median(ages), "events": len(ages),
 }))

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use rustix::process::Signal;
+use serde_json::json;
 
 use super::sample;
 use super::scale::{SITE, all_went_well, client_of, figure, guard, open, origin, raise_files};
@@ -88,7 +89,9 @@ pub fn soak(asked: &Soak) -> Result<()> {
 }
 
 fn load(world: &World, during: Duration) -> Result<()> {
-    let guard = guard(world, AGENTS.map(str::to_owned), RULES).start()?;
+    let upstreams = json!([{ "host": [SITE, MODEL], "ca": world.ca_file() }]);
+    let guard = guard(world, AGENTS.map(str::to_owned), RULES);
+    let guard = guard.setting("upstreams", upstreams).start()?;
     let client = |agent| {
         let run = ["run", "--agent", agent, "--"];
         client_of(world, SITE, &[], |words| guard.cli().args(run).args(words))
