@@ -7,6 +7,9 @@ use std::task::{Context, Poll, ready};
 
 use agentguard_protocol::first_bytes::LineReader;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::pump::Source;
 
 /// A client's side that has begun a line, which is being carried. It breaks off where that comes to be a
 /// request's.
@@ -25,6 +28,15 @@ impl<'a, R> Doubted<'a, R> {
             inner,
             line,
             is_request,
+        }
+    }
+}
+
+impl<R: Source> Source for Doubted<'_, R> {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self.line {
+            Some(_) => None,
+            None => self.inner.socket(),
         }
     }
 }

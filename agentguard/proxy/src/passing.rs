@@ -11,8 +11,10 @@ use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
 
 use crate::http::{BodyFailed, Received, add};
+use crate::pump::Source;
 
 /// Waits until there is room for bytes that were read already, and takes it. `grant`: none where nothing is counted.
 pub(crate) async fn room(grant: Option<&Arc<Grant>>, bytes: &[u8]) {
@@ -54,6 +56,15 @@ impl<S> Metered<S> {
     fn unwanted(&self) {
         if let Some(grant) = &self.grant {
             grant.unwanted();
+        }
+    }
+}
+
+impl<S: Source> Source for Metered<S> {
+    fn socket(&self) -> Option<&TcpStream> {
+        match (&self.grant, self.ahead) {
+            (None, None) => self.stream.socket(),
+            _ => None,
         }
     }
 }

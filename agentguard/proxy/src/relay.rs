@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use agentguard_decision::{Decided, Held, Recorder, Way};
@@ -16,6 +16,7 @@ use tokio_rustls::server::TlsStream;
 use crate::account::Account;
 use crate::outward::Outward;
 use crate::passing::{Metered, room};
+use crate::pump::{Ended, Sink, Source, pump};
 use crate::replay::Replay;
 
 /// How long a peer may take what is before a reset.
@@ -24,17 +25,6 @@ const TAKES: Duration = Duration::from_millis(500);
 /// When it is looked first whether it has, and how much later the next time at most: each time is twice the last.
 const LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(32);
-
-/// How a direction ended.
-#[derive(Debug)]
-pub(crate) enum Ended {
-    /// The reader's end was passed on.
-    Finished,
-    /// The side that is read from is gone.
-    ReadFailed(io::Error),
-    /// The side that is written to is gone.
-    WriteFailed(io::Error),
-}
 
 /// How the exchange ended, and with it what each side must see.
 #[derive(Debug)]
@@ -96,11 +86,11 @@ pub(crate) struct Counts<'a> {
     pub(crate) held: Option<&'a Held>,
 }
 
-/// Copies in both directions until both are done. Each direction holds one buffer of `buffer` bytes and
-/// reads no further while it cannot write.
+/// Carries both directions until both are done. Each holds one buffer of `buffer` bytes and reads no further while it
+/// cannot write.
 pub(crate) async fn relay(
-    client: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
-    upstream: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    client: (impl Source, impl Sink),
+    upstream: (impl Source, impl Sink),
     replay: &[u8],
     buffer: usize,
     counts: Counts<'_>,
@@ -170,39 +160,6 @@ pub(crate) async fn both<E>(
         reset_upstream: reset(&down_ended) && !matches!(up_ended, Some(Ended::Finished)),
         error: told(&up_ended, "upstream").or_else(|| told(&down_ended, "client")),
     })
-}
-
-async fn pump(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    replay: &[u8],
-    size: usize,
-    count: &AtomicU64,
-) -> Ended {
-    if !replay.is_empty() {
-        if let Err(error) = to.write_all(replay).await {
-            return Ended::WriteFailed(error);
-        }
-        count.fetch_add(replay.len() as u64, Ordering::Relaxed);
-    }
-    let mut buffer = vec![0; size];
-    loop {
-        let read = match from.read(&mut buffer).await {
-            Ok(0) => {
-                return match to.shutdown().await {
-                    Ok(()) => Ended::Finished,
-                    Err(error) => Ended::WriteFailed(error),
-                };
-            }
-            Ok(read) => read,
-            Err(error) => return Ended::ReadFailed(error),
-        };
-        let part = buffer.get(..read).unwrap_or_default();
-        if let Err(error) = to.write_all(part).await {
-            return Ended::WriteFailed(error);
-        }
-        count.fetch_add(read as u64, Ordering::Relaxed);
-    }
 }
 
 /// A client's end of a connection, in the clear or inside TLS.
@@ -306,9 +263,8 @@ pub(crate) const MAX_LINGER: usize = 64 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use std::io::ErrorKind;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Instant;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};

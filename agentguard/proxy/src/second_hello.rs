@@ -17,9 +17,11 @@ use agentguard_protocol::server_hello::{Answer, AnswerReader};
 use bytes::{Buf, BytesMut};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::connection::READ;
+use crate::pump::Source;
 
 const UNKNOWN: u8 = 0;
 const ACCEPTED: u8 = 1;
@@ -74,6 +76,15 @@ impl<'a, R> Server<'a, R> {
             inner,
             hellos,
             reader: Some(AnswerReader::default()),
+        }
+    }
+}
+
+impl<R: Source> Source for Server<'_, R> {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self.reader {
+            Some(_) => None,
+            None => self.inner.socket(),
         }
     }
 }
@@ -170,6 +181,15 @@ impl<'a, R> Client<'a, R> {
             }
             Ok(Progress::Hello(hello)) => Err(self.hellos.refuse(Refused::Name(hello.server_name))),
             Err(why) => Err(self.hellos.refuse(Refused::Malformed(why))),
+        }
+    }
+}
+
+impl<R: Source> Source for Client<'_, R> {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self.settled && self.input.is_empty() {
+            true => self.inner.socket(),
+            false => None,
         }
     }
 }

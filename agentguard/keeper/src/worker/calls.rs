@@ -144,6 +144,8 @@ const SOCKETS: &[libc::c_long] = &[
     libc::SYS_sendto,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
+    // From socket to socket, through a pipe.
+    libc::SYS_splice,
 ];
 
 /// What only somebody else's code would call: other programs and their memory, other users, mounts and

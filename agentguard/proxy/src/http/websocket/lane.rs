@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::hold::Hold;
 use super::{Closes, Stopped};
-use crate::relay::Ended;
+use crate::pump::Ended;
 
 /// Where a direction is written to. It knows what it has taken also when the writing is given up in
 /// the middle.

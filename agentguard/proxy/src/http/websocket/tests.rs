@@ -15,7 +15,7 @@ use super::hold::{MAX_HELD, MessageSizes, SizeHold};
 use super::lane::{Lane, Out};
 use super::{Closes, Stopped};
 use crate::decoders::{Decoders, Decoding};
-use crate::relay::Ended;
+use crate::pump::Ended;
 
 /// A rule on sizes: at each of the limits it is asked, and at the last one it may deny.
 #[derive(Clone, Default)]
