@@ -6,6 +6,7 @@
 //! may open and to the system calls that it makes ([`renounce`], `domain`, `calls`).
 
 mod calls;
+mod code;
 mod domain;
 mod freed;
 #[cfg(debug_assertions)]
@@ -22,6 +23,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::packet::{self, Packet};
 use crate::spawn::child::sys;
+pub use code::unmap_code;
 pub use freed::{give_back, keep_little};
 pub use jemalloc::keep_mapped;
 use mounts::Mounts;

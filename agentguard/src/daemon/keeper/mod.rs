@@ -45,7 +45,9 @@ use agentguard_keeper::groups::{self, APPROVE, Groups, LetIn, READ, RUN};
 use agentguard_keeper::packet::tell_senders;
 use agentguard_keeper::signals::{Signal, Signals};
 use agentguard_keeper::worker::mounts::{Directories, Mounts};
-use agentguard_keeper::worker::{PROFILES, WorkerUser, give_back, keep_little, was_hostile};
+use agentguard_keeper::worker::{
+    PROFILES, WorkerUser, give_back, keep_little, unmap_code, was_hostile,
+};
 use anyhow::{Context as _, bail, ensure};
 
 use crate::config::{Config, exposed};
@@ -300,6 +302,8 @@ fn supervise(
             let looked = lock(keeper).residents().looked || worker.age() > LOOK;
             if serving && looked && !announced {
                 announced = true;
+                // The start is over.
+                unmap_code();
                 notify(&[sd_notify::NotifyState::Ready]);
                 tracing::info!(policy = lock(keeper).policy().version(), "serving");
             }

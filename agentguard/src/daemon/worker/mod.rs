@@ -219,7 +219,10 @@ async fn serve(
             }
             _ = ebbs.tick() => {
                 if ebb.has_come(upstreams.awake()) {
-                    tasks.spawn_blocking(worker::give_back);
+                    tasks.spawn_blocking(|| {
+                        worker::give_back();
+                        worker::unmap_code();
+                    });
                 }
                 continue;
             }
