@@ -10,6 +10,8 @@ import sys
 import time
 
 what, site = sys.argv[1], sys.argv[2]
+# What comes to no end is one for who waits for this.
+socket.setdefaulttimeout(20)
 TLS = ssl.create_default_context()
 DENIED = ("192.0.2.66", 443)
 
@@ -22,8 +24,9 @@ def name():
 def denied_name(number):
     try:
         socket.getaddrinfo(f"name-{number}.elsewhere.example.net", 443)
-    except socket.gaierror:
-        return True
+    except socket.gaierror as error:
+        # Not that nobody answers, which would be EAI_AGAIN.
+        return error.errno == socket.EAI_NONAME
 
 
 def denied_address():

@@ -19,6 +19,8 @@ REQUEST = (
     f"Authorization: Bearer sk-test\r\nContent-Type: application/json\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
 ).encode() + CONTENT
 
+# What comes to no end is one for who waits for this.
+socket.setdefaulttimeout(20)
 context = ssl.create_default_context()
 first, ages = [], []
 for _ in range(count):
@@ -27,19 +29,21 @@ for _ in range(count):
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with context.wrap_socket(plain, server_hostname=name) as stream:
             stream.sendall(REQUEST)
-            rest, began = b"", False
+            rest, status, began, ended = b"", b"", False, False
             while came := stream.recv(65536):
                 now = time.monotonic_ns()
                 *lines, rest = (rest + came).split(b"\n")
                 for line in lines:
+                    status = status or line
+                    ended = ended or b"[DONE]" in line
                     if not line.startswith(b": "):
                         continue
                     if not began:
                         began = True
                         first.append((now - begun) / 1000)
                     ages.append((now - int(line[2:])) / 1000)
-            if not began:
-                sys.exit(f"no events came, but {rest!r}")
+            if not (b" 200 " in status and began and ended):
+                sys.exit(f"no whole stream came, but {status!r} and at last {rest!r}")
 print(json.dumps({
     "first": statistics.median(first), "event": statistics.median(ages), "events": len(ages),
 }))

@@ -60,6 +60,14 @@ const CASES: &[Case] = &[
     },
 ];
 
+/// Fails where a name has no address of one of the two families.
+const RESOLVE: &str = "
+import socket, sys
+for name in sys.argv[1:]:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        socket.getaddrinfo(name, 443, family)
+";
+
 #[derive(Clone, Copy)]
 enum Resolver {
     Guard,
@@ -111,6 +119,10 @@ fn rounds(world: &World, guard: &Guard<'_>, unbound: &Process, case: Case) -> Re
         let seen = asked(world, guard, resolver, case)?;
         Ok::<_, anyhow::Error>((seen, Taken::of(&pids)?.since(&before)))
     };
+    // An answer without an address would be one as well.
+    let words = ["python3", "-c", RESOLVE].map(str::to_owned);
+    let words = words.into_iter().chain((0..NAMES).map(site));
+    guard.agent("coder", words).limit(LIMIT).run()?.success()?;
     // The first questions of each fill its cache.
     for resolver in [Resolver::Guard, Resolver::Unbound] {
         ask(resolver)?;

@@ -17,10 +17,10 @@ use std::fs;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::sample;
 use super::taken::{anonymous, processes, resident};
@@ -210,6 +210,17 @@ impl Case {
         Self { policy, ..self }
     }
 
+    /// How many decisions such a load takes at least: one for each request where they are read, and else one for each
+    /// connection.
+    fn decisions(&self, load: &Load) -> u64 {
+        let (requests, connections) = load.counts();
+        let decisions = match self.site {
+            RAW | SOCKETS => connections,
+            _ => requests,
+        };
+        decisions as u64
+    }
+
     /// Cases and subjects as which a subject's figures are told: its own; and where the guard does otherwise, beside all that
     /// the load went through, and beside itself.
     fn told(&self, subject: Subject) -> Vec<(&'static str, &'static str)> {
@@ -311,12 +322,12 @@ const SPLICING: &[Subject] = &[
 const CASES: &[Case] = &[
     Case::new(
         "inspect-h1",
-        Load::requests("/1k", 4_500).connections(32),
+        Load::requests("/1k", 18_000).connections(32),
         INSPECTING_ALL,
     ),
     Case::new(
         "inspect-h2",
-        Load::requests("/1k", 4_500).connections(32).http2(),
+        Load::requests("/1k", 18_000).connections(32).http2(),
         INSPECTING_HTTP2,
     ),
     Case::new(
@@ -362,20 +373,20 @@ const CASES: &[Case] = &[
     // As `inspect-h1`, by our own client, which is slower.
     Case::new(
         "inspect-h1-bump",
-        Load::requests("/1k", 4_500).connections(32).kept(),
+        Load::requests("/1k", 18_000).connections(32).kept(),
         BESIDE_SQUID,
     )
     .few(),
     Case::new(
         "inspect-h1-rules-1000",
-        Load::requests("/1k", 4_500).connections(32),
+        Load::requests("/1k", 18_000).connections(32),
         BESIDE_HAPROXY,
     )
     .few()
     .policy(Policy::Rules(1_000)),
     Case::new(
         "inspect-h1-rules-10000",
-        Load::requests("/1k", 4_500).connections(32),
+        Load::requests("/1k", 18_000).connections(32),
         BESIDE_HAPROXY,
     )
     .few()
@@ -397,7 +408,7 @@ const CASES: &[Case] = &[
     // the guard's.
     Case::new(
         "splice-h1",
-        Load::requests("/1k", 4_500).connections(32),
+        Load::requests("/1k", 18_000).connections(32),
         SPLICING,
     )
     .at(RAW),
@@ -598,13 +609,26 @@ impl Bench<'_> {
                 self.world.host().command(program).args(arguments)
             }
         };
+        let entries = self.entries()?;
         let before = Taken::of(&pids)?;
         let output = call.limit(LIMIT).run()?.success()?;
         let took = Taken::of(&pids)?.since(&before);
+        if let Subject::Guard | Subject::Otherwise(_) = subject {
+            let (recorded, least) = (self.entries()? - entries, case.decisions(load));
+            ensure!(recorded >= least, "{}: {recorded} entries", case.name);
+        }
         let measured = load
             .measured(&output.stdout, &log)
             .with_context(|| format!("{} through {}", case.name, subject.name()))?;
         Ok((measured, (!pids.is_empty()).then_some(took)))
+    }
+
+    /// How many entries the record has.
+    fn entries(&self) -> Result<u64> {
+        let status = self.guard.cli().args(["status", "-o", "json"]).run()?;
+        let status: Value = serde_json::from_str(&status.success()?.stdout)?;
+        let entries = status.pointer("/record/entries").and_then(Value::as_u64);
+        entries.with_context(|| format!("no entries in {status}"))
     }
 
     /// What the guard's processes hold in memory, and how much of that is their own.

@@ -265,10 +265,13 @@ pub(super) fn origin(world: &World) -> Result<Process> {
 fn haproxy(world: &World) -> Result<Process> {
     let [ip, _] = address::origin(0x10);
     let (chain, ca) = (chain(world)?, world.ca_file().display());
+    // By default it keeps no connection to the origin once a quarter of its files are open.
     let configuration = format!(
         "global
     maxconn 6000
     nbthread 2
+    tune.pool-low-fd-ratio 80
+    tune.pool-high-fd-ratio 90
 defaults
     mode http
     timeout connect 10s

@@ -32,7 +32,9 @@ const STREAM: &str = include_str!("../../clients/stream.py");
 const ROUNDS: usize = 9;
 
 /// How many streams a client opens in a round.
-const STREAMS: &str = "40";
+const STREAMS: usize = 40;
+/// How many events one has.
+const EVENTS: usize = 5;
 
 /// Where HAProxy listens, on the host's loopback.
 const PORT: &str = "8443";
@@ -110,7 +112,8 @@ fn stream(world: &World, guard: &Guard<'_>, way: Way) -> Result<Times> {
         Way::Haproxy => ("127.0.0.1", PORT),
         Way::Guard => (SITE, "443"),
     };
-    let words = ["-c", STREAM, SITE, address, port, STREAMS];
+    let streams = STREAMS.to_string();
+    let words = ["-c", STREAM, SITE, address, port, &streams];
     let call = match way {
         Way::Guard => {
             let run = ["run", "--agent", "coder", "--", "python3"];
@@ -128,7 +131,9 @@ fn stream(world: &World, guard: &Guard<'_>, way: Way) -> Result<Times> {
         let figure = told.get(name).and_then(Value::as_f64);
         figure.with_context(|| format!("no `{name}` in {told}"))
     };
-    ensure!(figure("events")? >= 100.0, "too few events: {told}");
+    #[expect(clippy::cast_precision_loss, reason = "some hundred")]
+    let all = (STREAMS * EVENTS) as f64;
+    ensure!(figure("events")? == all, "not all events: {told}");
     Ok(Times {
         first: figure("first")?,
         event: figure("event")?,
@@ -155,6 +160,7 @@ frontend clients
     bind 127.0.0.1:{PORT} ssl crt {both}
     default_backend origin
 backend origin
+    http-reuse always
     server origin {origin}:443 ssl verify required ca-file {ca} sni str({SITE}) verifyhost {SITE}
 "
     );

@@ -133,6 +133,11 @@ impl Load {
         }
     }
 
+    /// How many requests or messages, and on how many connections.
+    pub(super) const fn counts(&self) -> (usize, usize) {
+        (self.requests, self.connections)
+    }
+
     /// A tenth of it.
     pub(super) const fn short(self) -> Self {
         self.part(10)
@@ -221,6 +226,12 @@ impl Load {
         ensure!(printed.contains(&all), "not all were answered: {printed}");
         let status = format!("status codes: {requests} 2xx");
         ensure!(printed.contains(&status), "not all went well: {printed}");
+        // It takes what it is offered.
+        let spoken = match self.client {
+            Client::Http2 => "Application protocol: h2\n",
+            _ => "Application protocol: http/1.1\n",
+        };
+        ensure!(printed.contains(spoken), "not `{spoken}`: {printed}");
         let text = fs::read_to_string(log).context("no log of the client's")?;
         fs::remove_file(log)?;
         let mut times = Vec::with_capacity(requests);

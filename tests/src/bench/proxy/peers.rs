@@ -190,6 +190,7 @@ backend sockets
     server origin {sockets}:443 {verified_sockets} alpn http/1.1
 frontend streams
     mode tcp
+    option splice-auto
     bind 127.0.0.1:8444
     default_backend raw
 backend raw

@@ -11,7 +11,7 @@ use crate::bench::taken::rest;
 use crate::{Process, Puppet};
 
 /// How often each is measured, guard and HAProxy taking turns at being first.
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 5;
 
 /// What the light one sends, on one connection.
 const LIGHT: &str = "pace 50 5";
