@@ -1,5 +1,5 @@
-//! Measures, and writes `target/bench/report.json`, with the same as tables behind the targets (`report.md`) and as a
-//! chart (`report.svg`), and the machine (`machine.json`).
+//! Measures, and writes `target/bench/report.json`, with the same as tables behind the targets (`report.md`), a chart of the
+//! targets (`report.svg`) and the machine (`machine.json`); of one group in a directory of its name.
 //!
 //! Speed is judged as a ratio of two subjects in one run on one machine; absolute figures are
 //! reported and never tested.
@@ -113,7 +113,9 @@ pub(crate) fn run(workspace: &Workspace, asked: &Asked<'_>) -> Result<()> {
     setup::run(workspace, true)?;
     bpf::build(workspace)?;
     let machine = report::Machine::look(workspace, asked);
-    let directory = workspace.target().join("bench");
+    let mut directory = workspace.target().join("bench");
+    // What was measured of all of them stays.
+    directory.extend(asked.group);
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     let groups = measure(workspace, GROUPS, asked, |groups| {
@@ -132,7 +134,7 @@ fn write(directory: &Path, machine: &report::Machine, groups: &[Figures]) -> Res
     let files = [
         ("report.json", json(&lines(groups))?),
         ("report.md", report::tables(machine, groups)),
-        ("report.svg", report::chart(groups)),
+        ("report.svg", report::chart(&targets::away(groups))),
         ("machine.json", json(machine)?),
     ];
     for (name, text) in files {
@@ -180,6 +182,12 @@ struct Sample {
 /// What was measured until now.
 type Samples = Vec<Sample>;
 
+/// Of two in the middle their mean.
+fn median(sorted: &[f64]) -> f64 {
+    let at = |place: usize| sorted.get(place).copied().unwrap_or_default();
+    f64::midpoint(at(sorted.len().saturating_sub(1) / 2), at(sorted.len() / 2))
+}
+
 /// Samples of one thing as one figure, compared with the first baseline that has one.
 fn summed_up(samples: Samples, baselines: &[&str]) -> Vec<Line> {
     let mut figures: Vec<(Sample, Vec<f64>)> = Vec::new();
@@ -196,7 +204,6 @@ fn summed_up(samples: Samples, baselines: &[&str]) -> Vec<Line> {
     for (_, values) in &mut figures {
         values.sort_by(f64::total_cmp);
     }
-    let median = |values: &[f64]| values.get(values.len() / 2).copied().unwrap_or_default();
     let lines = figures.iter().map(|(of, values)| {
         let is_baseline = |subject: &str| baselines.contains(&subject);
         let other = figures.iter().find(|(other, _)| {

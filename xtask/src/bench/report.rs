@@ -17,6 +17,10 @@ pub(super) struct Machine {
     pub(super) kernel: String,
     pub(super) processor: String,
     pub(super) processors: usize,
+    /// In MiB.
+    pub(super) memory: u64,
+    /// What was measured, and whether something in it had no commit yet.
+    pub(super) commit: String,
     /// Ours, the programs beside us and those that send the load: name, and what it says of its version.
     pub(super) versions: Vec<(String, String)>,
 }
@@ -29,6 +33,8 @@ impl Machine {
         let mitmdump = setup::mitmproxy(workspace).join("bin/mitmdump");
         let mitmdump = mitmdump.display().to_string();
         let programs = [
+            ("rustc", "rustc", "--version"),
+            ("openssl", "openssl", "version"),
             ("haproxy", "haproxy", "-v"),
             ("nginx", "nginx", "-v"),
             ("squid", "squid", "-v"),
@@ -52,6 +58,8 @@ impl Machine {
             kernel: kernel.trim().to_owned(),
             processor: model(&cpuinfo),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+            commit: version_of(workspace),
             versions: iter::once(ours).chain(others).collect(),
         }
     }
@@ -65,6 +73,23 @@ fn version(program: &str, option: &str) -> Option<String> {
     let mut lines = said.lines();
     let line = lines.find(|line| line.contains(|letter: char| letter.is_ascii_digit()))?;
     Some(line.trim().to_owned())
+}
+
+/// The commit of the working tree.
+fn version_of(workspace: &Workspace) -> String {
+    let mut git = Command::new("git");
+    git.current_dir(workspace.root());
+    let described = git.args(["describe", "--always", "--dirty", "--abbrev=8"]);
+    let said = described.output().ok().filter(|it| it.status.success());
+    let said = said.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned());
+    said.unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// All memory in `/proc/meminfo`, in MiB.
+fn memory(meminfo: &str) -> u64 {
+    let line = meminfo.lines().find_map(|it| it.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|it| it.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or_default() / 1024
 }
 
 /// The model of the first processor in `/proc/cpuinfo`.
@@ -86,8 +111,8 @@ pub(super) fn tables(machine: &Machine, groups: &[Figures]) -> String {
     // Writing to a string does not fail.
     let _ = writeln!(
         text,
-        "Linux {}, {processors} ({}).",
-        machine.kernel, machine.processor
+        "Linux {}, {processors} ({}), {} MiB; commit {}.",
+        machine.kernel, machine.processor, machine.memory, machine.commit
     );
     for (name, version) in &machine.versions {
         let _ = writeln!(text, "- {name}: {version}");
@@ -175,20 +200,12 @@ const WIDTH: f64 = 480.0;
 const RIGHT: f64 = 70.0;
 /// What is above the first bar.
 const TOP: f64 = 30.0;
-/// The ratio of the longest bar. What exceeds it ends there, and its figure is beside it.
+/// How far the longest bar is. What exceeds it ends there, and its figure is beside it.
 const MOST: f64 = 4.0;
 
-/// A bar for each ratio of ours, with a line at 1.
-pub(super) fn chart(groups: &[Figures]) -> String {
-    let mut bars = Vec::new();
-    for Figures { group, lines, .. } in groups {
-        for line in lines.iter().filter(|line| line.subject == OURS) {
-            if let Some(ratio) = line.ratio.filter(|ratio| ratio.is_finite()) {
-                bars.push((format!("{group}: {} {}", line.case, line.metric), ratio));
-            }
-        }
-    }
-    #[expect(clippy::cast_precision_loss, reason = "some hundred bars")]
+/// A bar for each target that was measured: how far from it ours is. Up to the line at 1 it is met.
+pub(super) fn chart(bars: &[(String, f64)]) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "some bars")]
     let rows = bars.len() as f64;
     let (width, height) = (LEFT + WIDTH + RIGHT, TOP + ROW * rows + 10.0);
     let one = LEFT + WIDTH / MOST;
@@ -196,11 +213,11 @@ pub(super) fn chart(groups: &[Figures]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{LEFT}\" y=\"14\">ratio to the baseline</text>\n"
+         <text x=\"{LEFT}\" y=\"14\">distance from the target: met up to 1</text>\n"
     );
     let mut y = TOP;
-    for (name, ratio) in bars {
-        let long = (ratio.clamp(0.0, MOST) / MOST) * WIDTH;
+    for (name, away) in bars {
+        let long = (away.clamp(0.0, MOST) / MOST) * WIDTH;
         let (base, end) = (y + ROW - 6.0, LEFT + long + 4.0);
         let _ = writeln!(
             text,
@@ -208,10 +225,10 @@ pub(super) fn chart(groups: &[Figures]) -> String {
              <rect class=\"bar\" x=\"{LEFT}\" y=\"{}\" width=\"{long:.1}\" height=\"{}\" fill=\"#4878a8\"/>\
              <text x=\"{end:.1}\" y=\"{base}\">{}</text>",
             LEFT - 6.0,
-            escaped(&name),
+            escaped(name),
             y + 2.0,
             ROW - 6.0,
-            figure(ratio)
+            figure(*away)
         );
         y += ROW;
     }
@@ -273,6 +290,8 @@ mod tests {
             kernel: "6.18.0".into(),
             processor: "A Processor".into(),
             processors: 2,
+            memory: 4096,
+            commit: "0123abcd".into(),
             versions: vec![("haproxy".into(), "HAProxy version 2.6".into())],
         };
         let mut figures = figures();
@@ -303,7 +322,10 @@ mod tests {
                 &format!("| dns | {what} | 0.250 (0.125–0.500) |  |  |  |"),
             ]
         );
-        assert!(targets.contains("Linux 6.18.0, 2 processors (A Processor)."));
+        assert!(
+            targets
+                .contains("Linux 6.18.0, 2 processors (A Processor), 4096 MiB; commit 0123abcd.")
+        );
         assert!(targets.contains("- haproxy: HAProxy version 2.6\n"));
         let order = ["## targets", "## proxy", "## names"].map(|head| all.find(head).unwrap());
         assert!(order.is_sorted());
@@ -315,8 +337,9 @@ mod tests {
     }
 
     #[test]
-    fn the_chart_has_a_bar_for_each_of_our_ratios_and_a_line_at_one() {
-        let text = chart(&figures());
+    fn the_chart_has_a_bar_for_each_target_and_a_line_at_one() {
+        let bars = [("h1 time", 3.0), ("a<b ≤ 1.0", 10.0)];
+        let text = chart(&bars.map(|(name, away)| (name.to_owned(), away)));
         let part = |line: &str, name: &str| {
             let (_, rest) = line.split_once(&format!(" {name}=\"")).unwrap();
             rest.split('"').next().unwrap().parse::<f64>().unwrap()
@@ -325,7 +348,6 @@ mod tests {
             .lines()
             .filter(|line| line.contains("class=\"bar\""))
             .collect();
-        // Nobody else's, and none without a ratio.
         assert_eq!(bars.len(), 2, "{text}");
         let one = text
             .lines()
@@ -338,7 +360,7 @@ mod tests {
         // A longer one ends at the edge, and says what it is.
         assert_eq!(long(bars[1]), MOST * unit);
         assert!(bars[1].ends_with(">10.0</text>"), "{}", bars[1]);
-        assert!(bars[1].contains("proxy: a&lt;b cpu_per_request"));
+        assert!(bars[1].contains("a&lt;b ≤ 1.0"));
     }
 
     #[test]

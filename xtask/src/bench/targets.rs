@@ -153,34 +153,69 @@ impl Target {
         }
     }
 
-    fn row(&self, groups: &[Figures]) -> [String; 5] {
-        let (measured, unit) = match self.measured(groups) {
-            None => (String::new(), ""),
-            Some((ours, None)) => (figure(ours.median), ours.unit.as_str()),
-            Some((ours, Some(other))) => {
-                let [own, others] = [ours, other].map(|line| figure(line.median));
-                let ratio = figure(ours.median / other.median);
-                (format!("{ratio} ({own} to {others} {})", ours.unit), "")
-            }
+    /// How far our figure is from the bound, as a multiple: 1 is at it, and what is more does not meet it. None: it is not
+    /// measured, or only told, or no quotient says it.
+    fn away(&self, groups: &[Figures]) -> Option<f64> {
+        let (ours, other) = self.measured(groups)?;
+        let figure = ours.median / other.map_or(1.0, |other| other.median);
+        let away = match self.bound {
+            AtMost(most) => figure / most,
+            AtLeast(least) => least / figure,
+            Told => return None,
         };
+        (away.is_finite() && away > 0.0).then_some(away)
+    }
+
+    /// What is to be reached, of a figure in this unit.
+    fn words(&self, unit: &str) -> String {
         let unit = match self.of {
             Some(other) => format!(" × {other}"),
             None if unit.is_empty() => String::new(),
             None => format!(" {unit}"),
         };
-        let bound = match self.bound {
+        match self.bound {
             AtMost(most) => format!("≤ {}{unit}", figure(most)),
             AtLeast(least) => format!("≥ {}{unit}", figure(least)),
             Told => format!("told,{unit}"),
+        }
+    }
+
+    fn row(&self, groups: &[Figures]) -> [String; 5] {
+        let (measured, unit) = match self.measured(groups) {
+            None => (String::new(), ""),
+            Some((ours, None)) => (spread(ours), ours.unit.as_str()),
+            Some((ours, Some(other))) => {
+                let [own, others] = [ours, other].map(spread);
+                let ratio = figure(ours.median / other.median);
+                (format!("{ratio}: {own} to {others} {}", ours.unit), "")
+            }
         };
+        let bound = self.words(unit);
         let what = format!("{}, {}", self.case, self.metric);
         let measured = match self.of {
-            None if !measured.is_empty() => format!("{measured}{unit}"),
+            None if !measured.is_empty() => format!("{measured} {unit}"),
             _ => measured,
         };
         let reached = self.reached(groups).word().to_owned();
         [self.id.to_owned(), what, measured, bound, reached]
     }
+}
+
+/// The median, and the least and the most.
+fn spread(line: &Line) -> String {
+    let [median, min, max] = [line.median, line.min, line.max].map(figure);
+    format!("{median} ({min}–{max})")
+}
+
+/// How far each is from what it is to be that was measured, and what that is.
+pub(super) fn away(groups: &[Figures]) -> Vec<(String, f64)> {
+    let away = TARGETS.iter().filter_map(|target| {
+        let away = target.away(groups)?;
+        let unit = target.measured(groups).map_or("", |(ours, _)| &ours.unit);
+        let name = format!("{} {} {}", target.case, target.metric, target.words(unit));
+        Some((name, away))
+    });
+    away.collect()
 }
 
 /// A row for each, also for those that were not measured.
@@ -223,8 +258,8 @@ mod tests {
             metric: metric.into(),
             unit: "u".into(),
             median,
-            min: median,
-            max: median,
+            min: median / 2.0,
+            max: median * 2.0,
             baseline: None,
             ratio: None,
         }
@@ -262,10 +297,21 @@ mod tests {
         assert_eq!(
             rows(&groups),
             [
-                "| inspect-h1 | inspect-h1, cpu_per_request | 1.00 (50.0 to 50.0 u) | ≤ 1.00 × haproxy | met |",
-                "| inspect-h1 | inspect-h1, requests_per_s | 0.750 (3000 to 4000 u) | ≥ 1.00 × haproxy | not met |",
-                "| inspect-h1 | inspect-h1, latency_p99 | 1.02 (51.0 to 50.0 u) | ≤ 1.00 × haproxy | not met |",
-                "| inspect-h1 | inspect-h1, requests_per_s | 60.0 (3000 to 50.0 u) | ≥ 60.0 × mitmproxy | met |",
+                "| inspect-h1 | inspect-h1, cpu_per_request | 1.00: 50.0 (25.0–100) to 50.0 (25.0–100) u | ≤ 1.00 × haproxy | met |",
+                "| inspect-h1 | inspect-h1, requests_per_s | 0.750: 3000 (1500–6000) to 4000 (2000–8000) u | ≥ 1.00 × haproxy | not met |",
+                "| inspect-h1 | inspect-h1, latency_p99 | 1.02: 51.0 (25.5–102) to 50.0 (25.0–100) u | ≤ 1.00 × haproxy | not met |",
+                "| inspect-h1 | inspect-h1, requests_per_s | 60.0: 3000 (1500–6000) to 50.0 (25.0–100) u | ≥ 60.0 × mitmproxy | met |",
+            ]
+        );
+        let away = away(&groups);
+        let away = away.iter().map(|(name, away)| (name.as_str(), *away));
+        assert_eq!(
+            away.collect::<Vec<_>>(),
+            [
+                ("inspect-h1 cpu_per_request ≤ 1.00 × haproxy", 1.0),
+                ("inspect-h1 requests_per_s ≥ 1.00 × haproxy", 4.0 / 3.0),
+                ("inspect-h1 latency_p99 ≤ 1.00 × haproxy", 1.02),
+                ("inspect-h1 requests_per_s ≥ 60.0 × mitmproxy", 1.0),
             ]
         );
         let others = TARGETS.len() - 4;
@@ -279,12 +325,11 @@ mod tests {
     #[test]
     fn what_is_nobodys_multiple_is_in_its_unit_and_what_is_only_told_has_no_bound() {
         let idle = groups("proxy", vec![line("idle", "resident", OURS, 58_594.0)]);
-        let row = "| memory | idle, resident | 58594 u | ≤ 58594 u | not met |";
+        let row = "| memory | idle, resident | 58594 (29297–117188) u | ≤ 58594 u | not met |";
         assert_eq!(rows(&idle), [row]);
         let subjects = [("unguarded", 16.0), (OURS, 21.0)];
         let lines = subjects.map(|(subject, us)| line("connect", "connect_p50", subject, us));
-        let row =
-            "| direct | connect, connect_p50 | 1.31 (21.0 to 16.0 u) | told, × unguarded |  |";
+        let row = "| direct | connect, connect_p50 | 1.31: 21.0 (10.5–42.0) to 16.0 (8.00–32.0) u | told, × unguarded |  |";
         assert_eq!(rows(&groups("gate", Vec::from(lines))), [row]);
     }
 
