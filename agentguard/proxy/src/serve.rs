@@ -73,7 +73,9 @@ pub async fn serve<R: Recorder, P: Port>(
                 let agent = origin.client.agent;
                 let quarantined = guard.decider.directory().cut_of(agent).now;
                 let cuts = [quarantined, cut.clone()];
+                let (carries, counted) = shared.loops.least_busy();
                 let carried = async move {
+                    let _counted = counted;
                     // From the reactor that accepted it to the one that carries it.
                     let stream = match stream.into_std().and_then(TcpStream::from_std) {
                         Ok(stream) => stream,
@@ -85,7 +87,7 @@ pub async fn serve<R: Recorder, P: Port>(
                     }
                 };
                 let carried = Fair::new(agent, Some(cuts), carried);
-                connections.spawn_on(carried, shared.loops.least_busy());
+                connections.spawn_on(carried, carries);
             }
             (Entry::Refusal(place), origin) => {
                 connections.spawn(async move {

@@ -114,7 +114,8 @@ impl<R: Recorder> Pool<R> {
         }
     }
 
-    /// A connection for this client connection, the one that began to wait last.
+    /// A connection for this client connection, the one that began to wait last: of those on the client's own event loop,
+    /// or else of all.
     ///
     /// # Errors
     /// The policy has changed since it was looked up where the client connection may go.
@@ -125,11 +126,16 @@ impl<R: Recorder> Pool<R> {
     ) -> Result<Option<Upstream<R>>, Reason> {
         let found = {
             let mut shelf = self.shelf();
-            let mut newest = shelf.waiting.iter().rev();
-            let serves =
-                |upstream: &Upstream<R>| upstream.is_ready() && upstream.key.serves(flow, wanted);
-            let number = newest.find(|(_, waiting)| serves(&waiting.upstream));
-            let number = number.map(|(number, _)| *number);
+            let newest = shelf.waiting.iter().rev();
+            let mut serve = newest.filter(|(_, Waiting { upstream, .. })| {
+                upstream.is_ready() && upstream.key.serves(flow, wanted)
+            });
+            let first = serve.next();
+            let here = first
+                .into_iter()
+                .chain(serve)
+                .find(|(_, waiting)| waiting.upstream.is_here());
+            let number = here.or(first).map(|(number, _)| *number);
             number.and_then(|number| shelf.waiting.remove(&number))
         };
         let Some(Waiting { upstream, .. }) = found else {

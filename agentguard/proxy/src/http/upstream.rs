@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use agentguard_decision::Recorder;
@@ -34,6 +35,8 @@ use crate::http::pool::{Key, Spoken};
 /// A connection to the upstream, with the task that drives it. It ends with its owner.
 pub(crate) struct Upstream<R: Recorder> {
     pub(crate) key: Key,
+    /// The thread of the loop that has its socket: who uses it on another one wakes that with each step, and is woken.
+    on: ThreadId,
     handle: Handle<R>,
     /// Cancelled when the connection is over.
     gone: CancellationToken,
@@ -143,6 +146,7 @@ impl<R: Recorder> Upstream<R> {
     fn new(sender: Sender<R>, key: Key, gone: CancellationToken, driver: Option<Driver>) -> Self {
         Self {
             key,
+            on: thread::current().id(),
             handle: Handle {
                 sender,
                 seen: Arc::default(),
@@ -150,6 +154,11 @@ impl<R: Recorder> Upstream<R> {
             gone,
             driver,
         }
+    }
+
+    /// Whether it is of the loop that asks.
+    pub(crate) fn is_here(&self) -> bool {
+        self.on == thread::current().id()
     }
 
     /// What the upstream chose, inside TLS.
