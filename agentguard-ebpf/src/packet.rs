@@ -32,8 +32,8 @@ const IPPROTO_HOPOPTS: u8 = 0;
 /// comes in, of eight bytes (RFC 2675, 2).
 const JUMBO: [u8; 3] = [0, 0xc2, 4];
 const JUMBO_HEADER: usize = 8;
-/// What IPv6 has room for (`IPV6_MAXPLEN`).
-const LONGEST_CONTENT: u32 = 65_535;
+/// The longest packet without it: what IPv6 has room for (`IPV6_MAXPLEN`), behind both headers.
+const LONGEST_WITHOUT: u32 = 65_535 + 40 + 8;
 const TCP_FIN: u8 = 0x01;
 const TCP_SYN: u8 = 0x02;
 const TCP_RST: u8 = 0x04;
@@ -207,7 +207,7 @@ fn parse(ctx: &SkBuffContext, outbound: bool) -> Option<Packet> {
 #[inline(always)]
 fn within_jumbo(ctx: &SkBuffContext) -> Option<u8> {
     let [protocol, option @ ..]: [u8; 4] = ctx.load(40).ok()?;
-    (option == JUMBO && protocol == IPPROTO_TCP && ctx.len() > LONGEST_CONTENT).then_some(protocol)
+    (option == JUMBO && protocol == IPPROTO_TCP && ctx.len() > LONGEST_WITHOUT).then_some(protocol)
 }
 
 #[inline(always)]

@@ -170,9 +170,15 @@ mod tests {
         let loops = EventLoops::start(2, STACK).unwrap();
         // What others have left behind does not count.
         let (begins, _) = loops.least_busy();
-        begins.spawn(pending::<()>());
+        let (says, said) = oneshot::channel();
+        begins.spawn(async {
+            says.send(current().id()).unwrap();
+            pending::<()>().await;
+        });
+        let left = said.await.unwrap();
         let (first, one) = begun(&loops).await;
         let (_second, other) = begun(&loops).await;
+        assert_eq!(one, left);
         assert_ne!(one, other);
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());

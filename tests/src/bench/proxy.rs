@@ -335,9 +335,12 @@ const CASES: &[Case] = &[
         Load::requests("/1k", 2_000).connections(32).fresh(),
         INSPECTING_NEW,
     ),
+    // Half of what one connection through the guard has where it has all that it can.
     Case::new(
         "latency",
-        Load::requests("/1k", 3_000).connections(1).each_second(300),
+        Load::requests("/1k", 6_000)
+            .connections(1)
+            .each_second(1_500),
         INSPECTING,
     ),
     Case::new(

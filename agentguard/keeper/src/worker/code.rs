@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
 
-use libc::{PF_X, PT_LOAD, dl_phdr_info};
+use libc::{PF_W, PF_X, PT_LOAD, dl_phdr_info};
 use rustix::mm::{Advice, madvise};
 use rustix::param::page_size;
 
@@ -48,9 +48,14 @@ unsafe extern "C" fn look(object: *mut dl_phdr_info, _: usize, found: *mut c_voi
     };
     let page = page_size();
     for header in headers {
-        if header.p_type == PT_LOAD && header.p_flags & PF_X != 0 {
-            let start = base.wrapping_add(header.p_vaddr) as usize;
-            let end = start.wrapping_add(header.p_memsz as usize);
+        // What can be written to as well would not be what is in the file.
+        if header.p_type == PT_LOAD && header.p_flags & (PF_X | PF_W) == PF_X {
+            let start = base.wrapping_add(header.p_vaddr);
+            let ends = [start, start.wrapping_add(header.p_memsz)].map(usize::try_from);
+            // Addresses of this process are of its width.
+            let [Ok(start), Ok(end)] = ends else {
+                continue;
+            };
             let pages = start.next_multiple_of(page)..end / page * page;
             found.push(pages);
         }
@@ -60,6 +65,10 @@ unsafe extern "C" fn look(object: *mut dl_phdr_info, _: usize, found: *mut c_voi
 
 #[cfg(test)]
 mod tests {
+    use std::sync::PoisonError;
+
+    use crate::worker::freed::tests::LOOKS;
+
     /// Pages of files that this process has mapped, in KiB.
     fn mapped() -> usize {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -70,6 +79,7 @@ mod tests {
 
     #[test]
     fn code_that_was_used_is_unmapped_and_runs_again() {
+        let _looks = LOOKS.lock().unwrap_or_else(PoisonError::into_inner);
         let code = super::code();
         let [pages] = code.as_slice() else {
             panic!("{code:?}");

@@ -48,6 +48,8 @@ pub(crate) struct Upstream<R: Recorder> {
 /// What drives a connection of HTTP/1, and has its stream as long as it does.
 struct Driver {
     lender: Lender,
+    /// Where the task is.
+    on: ThreadId,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -156,9 +158,11 @@ impl<R: Recorder> Upstream<R> {
         }
     }
 
-    /// Whether it is of the loop that asks.
+    /// Whether it is of the loop that asks, and what drives it is there too.
     pub(crate) fn is_here(&self) -> bool {
-        self.on == thread::current().id()
+        let here = thread::current().id();
+        let driven = self.driver.as_ref().is_none_or(|driver| driver.on == here);
+        self.on == here && driven
     }
 
     /// What the upstream chose, inside TLS.
@@ -312,6 +316,7 @@ fn begin<R: Recorder>(
         gone,
         Driver {
             lender,
+            on: thread::current().id(),
             _task: task,
         },
     ))

@@ -193,6 +193,7 @@ async fn serve(
     let mut look = tokio::time::interval(LOOK);
     let mut ebbs = tokio::time::interval_at(tokio::time::Instant::now() + EBB, EBB);
     let mut ebb = Ebb::of_a_start();
+    let mut starts = true;
     let mut recording = true;
     // The worker is alive as long as every thread that carries connections is.
     let mut turn = tokio::spawn(upstreams.turn());
@@ -219,9 +220,12 @@ async fn serve(
             }
             _ = ebbs.tick() => {
                 if ebb.has_come(upstreams.awake()) {
-                    tasks.spawn_blocking(|| {
+                    let started = std::mem::take(&mut starts);
+                    tasks.spawn_blocking(move || {
                         worker::give_back();
-                        worker::unmap_code();
+                        if started {
+                            worker::unmap_code();
+                        }
                     });
                 }
                 continue;
