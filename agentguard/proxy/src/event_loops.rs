@@ -86,6 +86,13 @@ impl EventLoops {
         (&least.1.handle, Arc::clone(&least.1.carried))
     }
 
+    /// How many connections each of them carries.
+    #[cfg(test)]
+    pub(crate) fn carried(&self) -> Vec<usize> {
+        let carried = self.all().map(|it| Arc::strong_count(&it.carried) - 1);
+        carried.collect()
+    }
+
     fn all(&self) -> impl Iterator<Item = &EventLoop> {
         iter::once(&self.first).chain(&self.others)
     }

@@ -67,14 +67,11 @@ unsafe extern "C" fn look(object: *mut dl_phdr_info, _: usize, found: *mut c_voi
 mod tests {
     use std::sync::PoisonError;
 
-    use crate::worker::freed::tests::LOOKS;
+    use crate::worker::freed::{self, tests::LOOKS};
 
     /// Pages of files that this process has mapped, in KiB.
     fn mapped() -> usize {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|it| it.strip_prefix("RssFile:"));
-        let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
-        kib.parse().unwrap()
+        freed::tests::mapped("RssFile:")
     }
 
     #[test]

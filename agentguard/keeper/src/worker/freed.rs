@@ -67,8 +67,13 @@ pub(super) mod tests {
 
     /// Memory of this process that is no file's, in KiB.
     fn resident() -> usize {
+        mapped("RssAnon:")
+    }
+
+    /// What it has mapped of such memory, in KiB (`/proc/self/status`).
+    pub(in crate::worker) fn mapped(of: &str) -> usize {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|it| it.strip_prefix("RssAnon:"));
+        let line = status.lines().find_map(|it| it.strip_prefix(of));
         let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
         kib.parse().unwrap()
     }

@@ -336,6 +336,8 @@ struct Plan {
     rules: Rules,
     name: Option<&'static str>,
     limits: Limits,
+    /// How many event loops carry connections; 0: the test's own.
+    loops: usize,
     origin_known: bool,
     addresses: Result<Vec<IpAddr>, Reason>,
     /// Where the upstream is.
@@ -353,6 +355,7 @@ fn by_name(rules: Rules) -> Plan {
         rules,
         name: Some("api.example"),
         limits: Limits::default(),
+        loops: 0,
         origin_known: true,
         addresses: Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]),
         upstream: Ipv4Addr::LOCALHOST,
@@ -434,7 +437,11 @@ impl Plan {
             proxy.port = port;
         }
         let tls = Tls::new(vec![entry]);
-        let shared = Arc::new(Shared::new(tls, self.limits, EventLoops::here()));
+        let loops = match self.loops {
+            0 => EventLoops::here(),
+            loops => EventLoops::start(loops, 2 << 20).unwrap(),
+        };
+        let shared = Arc::new(Shared::new(tls, self.limits, loops));
         if self.trusts {
             shared.trust(&[]).unwrap();
         }

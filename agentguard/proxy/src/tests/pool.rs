@@ -12,6 +12,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::http::{OK, get, read_response};
@@ -81,6 +82,41 @@ async fn two_agents_never_share_one() {
         .map(|d| d.agent.as_ref().unwrap().name.as_str())
         .collect();
     assert_eq!(agents, ["tester", "another", "another", "tester"]);
+}
+
+/// Another one would wake its own loop at each step.
+#[tokio::test]
+async fn the_one_on_the_client_s_own_loop_is_taken_first() {
+    let plan = Plan {
+        loops: 2,
+        ..by_name(Rules::Requests)
+    };
+    let world = plan.build().await;
+    let mut both = Vec::new();
+    for carried in [[1, 0], [1, 1]] {
+        let mut client = world.connect().await;
+        write(&mut client, get("/ok")).await;
+        let mut upstream = world.accept().await;
+        read_until(&mut upstream, "\r\n\r\n").await;
+        write(&mut upstream, OK).await;
+        read_response(&mut client).await;
+        assert_eq!(world.shared.loops.carried(), carried);
+        both.push((client, upstream));
+    }
+    let (second, _newest) = both.pop().unwrap();
+    let (first, mut upstream) = both.pop().unwrap();
+    for (client, carried) in [(first, [0, 1]), (second, [0, 0])] {
+        drop(client);
+        let gone = async {
+            while world.shared.loops.carried() != carried {
+                yield_now().await;
+            }
+        };
+        soon(gone).await;
+    }
+    // Who comes is carried by the first of them.
+    ask(&world, &mut upstream).await;
+    world.end().await;
 }
 
 /// One that is taken has no second user.
