@@ -296,6 +296,14 @@ const INSPECTING_HTTP2: &[Subject] = &[
     Subject::Peer(Peer::Mitmproxy),
 ];
 
+/// The quick ones of them.
+const BESIDE_HTTP2: &[Subject] = &[
+    Subject::Unguarded,
+    Subject::Guard,
+    Subject::Peer(Peer::HaproxyHttp2),
+    Subject::Peer(Peer::Nginx),
+];
+
 /// All that carry WebSockets with TLS that ends on both sides.
 const WEBSOCKET: &[Subject] = &[
     Subject::Unguarded,
@@ -343,11 +351,33 @@ const CASES: &[Case] = &[
             .each_second(1_500),
         INSPECTING,
     ),
+    // About half of what the guard has at saturation: all have the same to do, and nobody's queue is full.
+    Case::new(
+        "inspect-h1-half",
+        Load::requests("/1k", 12_000)
+            .connections(32)
+            .each_second(190),
+        INSPECTING,
+    ),
+    Case::new(
+        "inspect-h2-half",
+        Load::requests("/1k", 12_000)
+            .connections(32)
+            .each_second(150)
+            .http2(),
+        BESIDE_HTTP2,
+    ),
     Case::new(
         "inspect-100k",
         Load::requests("/100k", 2_000).connections(32),
         INSPECTING,
     ),
+    Case::new(
+        "inspect-h2-100k",
+        Load::requests("/100k", 2_000).connections(32).http2(),
+        BESIDE_HTTP2,
+    )
+    .few(),
     Case::new(
         "inspect-100m",
         Load::requests("/100m", 10).connections(1),
