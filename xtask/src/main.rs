@@ -96,9 +96,10 @@ enum Task {
         #[arg(long)]
         untrained: bool,
     },
-    /// Draw where the guard's time goes in a case of `bench proxy`, to target/profile/CASE.svg and .txt
+    /// Show where the guard's time goes in a case of `bench proxy`, `dns` or `start`: target/profile/CASE.svg is a flame
+    /// graph, .txt has the functions, and .md the parts
     Profile {
-        /// Such as `inspect-h1`
+        /// Such as `inspect-h1`, or `dns` or `start`
         case: String,
     },
     /// Count the instructions of hot functions, and compare with docs/performance.md

@@ -1,8 +1,10 @@
-//! Where the processor's time goes while a bench case is measured: a flame graph of the guard's threads, and their functions
-//! by what they take.
+//! Where the processor's time goes while a bench case is measured: a flame graph of the guard's threads, their functions by
+//! what they take, and the parts that these belong to.
 //!
 //! Frames are found by frame pointers, so that the program is compiled for it; what is inlined counts to whom it is inlined
 //! into. The kernel's own frames are in it.
+
+mod parts;
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
@@ -18,13 +20,18 @@ const INFERNO: &str = "0.12.8";
 /// The guard's threads that carry, decide and record.
 const THREADS: &str = "event-loop,worker,record-write,record-sync,record-index";
 
+/// All of the daemon's, and its programs' before they have a name.
+const OF_A_START: &str =
+    "agentguard,gate-load,exe,event-loop,worker,record-write,record-sync,record-index";
+
 /// How often in a second, which is no multiple of what happens with the clock.
 const SAMPLES: &str = "997";
 
 /// How often the case is measured meanwhile.
 const ROUNDS: &str = "5";
 
-/// Measures a case of `bench proxy` under perf(1), and writes `target/profile/CASE.svg` and `CASE.txt`.
+/// Measures a case of `bench proxy`, `dns` or `start` under perf(1), and writes `target/profile/CASE.svg`, `CASE.txt` and
+/// `CASE.md`.
 ///
 /// # Errors
 /// A step failed, or there is no such case.
@@ -32,7 +39,7 @@ pub(crate) fn run(workspace: &Workspace, case: &str) -> Result<()> {
     let named = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
     ensure!(
         !case.is_empty() && case.chars().all(named),
-        "a case is one of `bench proxy`, such as `inspect-h1`"
+        "a case is one of `bench proxy`, such as `inspect-h1`, or `dns` or `start`"
     );
     setup::run(workspace, true)?;
     tools()?;
@@ -48,6 +55,21 @@ pub(crate) fn run(workspace: &Workspace, case: &str) -> Result<()> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "agentguard-tests"]);
     exec::run(cargo.arg("--bins"))?;
+    let (measures, threads) = match case {
+        "dns" => (vec!["bench-dns"], THREADS),
+        "start" => (vec!["bench-start"], OF_A_START),
+        case => {
+            let words = [
+                "bench-proxy",
+                "--peers",
+                "haproxy",
+                "--rounds",
+                ROUNDS,
+                case,
+            ];
+            (words.to_vec(), THREADS)
+        }
+    };
     let samples = directory.join(format!("{case}.perf"));
     let mut record = Command::new("perf");
     record
@@ -56,8 +78,7 @@ pub(crate) fn run(workspace: &Workspace, case: &str) -> Result<()> {
         .arg(&samples)
         .arg("--")
         .arg(workspace.target().join("release/world"))
-        .args(["bench-proxy", "--peers", "haproxy", "--rounds", ROUNDS])
-        .arg(case)
+        .args(measures)
         .env("AGENTGUARD_BIN", directory.join("release/agentguard"))
         // Its figures are of a program that is looked at.
         .stdout(Stdio::null());
@@ -71,7 +92,7 @@ pub(crate) fn run(workspace: &Workspace, case: &str) -> Result<()> {
     };
     let perf = |task: &str| {
         let mut perf = Command::new("perf");
-        perf.args([task, "--comms", THREADS, "--input"])
+        perf.args([task, "--comms", threads, "--input"])
             .arg(&samples)
             .stderr(Stdio::null());
         perf
@@ -87,9 +108,13 @@ pub(crate) fn run(workspace: &Workspace, case: &str) -> Result<()> {
     made(perf("report").args(functions), "txt")?;
     made(&mut perf("script"), "stacks")?;
     made(
-        Command::new("inferno-collapse-perf").arg(written("stacks")),
+        Command::new("inferno-collapse-perf")
+            .arg("--kernel")
+            .arg(written("stacks")),
         "folded",
     )?;
+    let folded = fs::read_to_string(written("folded"))?;
+    fs::write(written("md"), parts::tables(&folded))?;
     let title = format!("agentguard, {case}");
     made(
         Command::new("inferno-flamegraph")
@@ -100,8 +125,9 @@ pub(crate) fn run(workspace: &Workspace, case: &str) -> Result<()> {
     for extension in ["stacks", "folded", "perf"] {
         fs::remove_file(written(extension))?;
     }
-    println!("{}", written("svg").display());
-    println!("{}", written("txt").display());
+    for extension in ["svg", "txt", "md"] {
+        println!("{}", written(extension).display());
+    }
     Ok(())
 }
 
