@@ -68,7 +68,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 const OTHERS: &str = "others";
 
 /// Shares of the parts, and of the threads, in percent and by size, of lines of a collapsed profile: a thread's name, frames from
-/// the outermost on, each behind a `;`, and how many samples there are.
+/// the outermost on, each behind a `;`, and how often that was sampled, or for how long.
 pub(super) fn tables(collapsed: &str) -> String {
     let (mut parts, mut threads) = (BTreeMap::new(), BTreeMap::new());
     for line in collapsed.lines() {
@@ -87,7 +87,7 @@ fn table(what: &str, shares: BTreeMap<&str, u64>) -> String {
     let all: u64 = shares.values().sum();
     let mut shares: Vec<_> = shares.into_iter().collect();
     shares.sort_by_key(|(_, samples)| std::cmp::Reverse(*samples));
-    let mut text = format!("| {what} | of {all} samples |\n| --- | ---: |\n");
+    let mut text = format!("| {what} | share |\n| --- | ---: |\n");
     for (name, samples) in shares {
         // One that is named has samples, or nothing has.
         let thousandths = (samples * 1_000 + all / 2) / all.max(1);
@@ -197,9 +197,9 @@ mod tests {
     #[test]
     fn shares_are_of_all_samples_and_the_largest_is_first() {
         let text = tables("worker;h2::poll 1\nevent-loop;__x64_sys_sendto_[k] 2\nnonsense\n");
-        let expected = "| part | of 3 samples |\n| --- | ---: |\n| the kernel: sending | 66.7 % |\n| h2 | 33.3 % |\n\n\
-            | thread | of 3 samples |\n| --- | ---: |\n| event-loop | 66.7 % |\n| worker | 33.3 % |\n";
+        let expected = "| part | share |\n| --- | ---: |\n| the kernel: sending | 66.7 % |\n| h2 | 33.3 % |\n\n\
+            | thread | share |\n| --- | ---: |\n| event-loop | 66.7 % |\n| worker | 33.3 % |\n";
         assert_eq!(text, expected);
-        assert!(tables("").contains("of 0 samples"));
+        assert!(tables("").contains("| thread | share |"));
     }
 }
