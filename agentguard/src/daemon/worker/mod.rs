@@ -55,7 +55,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ebb::Ebb;
+use ebb::{Connections, Ebb};
 use gate::Gate;
 use link::Link;
 use names::NamesPort;
@@ -219,7 +219,7 @@ async fn serve(
                 continue;
             }
             _ = ebbs.tick() => {
-                if ebb.has_come(upstreams.awake()) {
+                if ebb.has_come(connections(&upstreams)) {
                     let started = std::mem::take(&mut starts);
                     tasks.spawn_blocking(move || {
                         worker::give_back();
@@ -234,7 +234,7 @@ async fn serve(
                 if heard.elapsed() > SILENT {
                     board.keeper_is_silent();
                 }
-                ebb.see(upstreams.awake());
+                ebb.see(connections(&upstreams));
                 let possible = record.status().degraded.is_none();
                 if possible != recording {
                     recording = possible;
@@ -573,6 +573,13 @@ fn open_rooms(
         upstreams: upstreams.clone(),
         decider,
         policies: policies.clone(),
+    }
+}
+
+fn connections(upstreams: &Shared<Recorded>) -> Connections {
+    Connections {
+        awake: upstreams.awake(),
+        all: upstreams.clients(),
     }
 }
 
