@@ -30,6 +30,6 @@ pub mod virtual_addresses;
 
 pub use names::Names;
 pub use port::{Addresses, Answer, Answered, Client, Port, Published, Ruling};
-pub use server::{Options, Server};
+pub use server::{Options, Server, readers};
 pub use upstream::Upstream;
 pub use virtual_addresses::VirtualAddresses;

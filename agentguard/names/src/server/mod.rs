@@ -38,6 +38,8 @@ use attempt::{Attempt, Attempts, Key, Origin};
 use load::{Admission, Dropped, Load, Refusing};
 use message::{Question, Read, Reply, read, type_name};
 
+pub use udp::readers;
+
 /// How the service behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {

@@ -42,7 +42,7 @@ const INSPECT: Duration = Duration::from_secs(10);
 pub(super) const PER_AGENT: usize = 64;
 /// Namespaces that are listened in, where there are descriptors for so many.
 const IN_ALL: usize = 4096;
-/// Descriptors that a namespace may take: six listeners, and as many again for what goes through them.
+/// Descriptors that a namespace may take: eight of six listeners, and as many again for what goes through them.
 const DESCRIPTORS: u64 = 24;
 
 /// A namespace that is listened in.

@@ -605,7 +605,7 @@ fn listen(
         rooms.upstreams.clone(),
         shutdown.clone(),
     ));
-    let udp = tokio::net::UdpSocket::from_std(udp)?;
+    let udp = agentguard_names::readers(&udp)?;
     let tcp = tokio::net::TcpListener::from_std(tcp)?;
     tasks.spawn(rooms.resolver.clone().udp(udp, netns, shutdown.clone()));
     tasks.spawn(rooms.resolver.clone().tcp(tcp, netns, shutdown.clone()));

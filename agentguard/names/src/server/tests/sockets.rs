@@ -22,14 +22,18 @@ struct Served {
 impl Served {
     async fn new(options: Options) -> Self {
         let world = World::with(options, Range::default(), &[]).await;
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        udp.set_nonblocking(true).unwrap();
+        let two = [udp.try_clone(), udp.try_clone()];
+        let sockets = two.map(|it| UdpSocket::from_std(it.unwrap()).unwrap());
+        let sockets = Vec::from(sockets);
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shutdown = CancellationToken::new();
         Self {
             udp: udp.local_addr().unwrap(),
             tcp: tcp.local_addr().unwrap(),
             tasks: [
-                tokio::spawn(world.server.clone().udp(udp, NETNS, shutdown.clone())),
+                tokio::spawn(world.server.clone().udp(sockets, NETNS, shutdown.clone())),
                 tokio::spawn(world.server.clone().tcp(tcp, NETNS, shutdown.clone())),
             ],
             shutdown,
@@ -122,6 +126,30 @@ async fn datagrams_are_answered_as_they_are_done() {
     hear(1).await;
     ask(4, "slow.example").await;
     hear(4).await;
+    served.end().await;
+}
+
+/// Whoever is at work on one answer, the next one does not wait for it: another reader has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_datagram_does_not_wait_for_the_answer_to_another() {
+    let served = Served::new(Options::default()).await;
+    let (goes_on, waits) = std::sync::mpsc::channel();
+    *served.world.desk.at_work.lock().unwrap() = Some(("long.test", waits));
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(served.udp).await.unwrap();
+    for (id, name) in [(1, "long.test"), (2, "evil.test")] {
+        let query = query(id, name, RecordType::A, None);
+        client.send(&query).await.unwrap();
+    }
+    let hear = async |id| {
+        let mut buffer = [0; 1500];
+        let length = in_time(client.recv(&mut buffer)).await.unwrap();
+        let seen = Seen::read(&buffer[..length], id);
+        assert_eq!(seen.code, ResponseCode::NXDomain);
+    };
+    hear(2).await;
+    goes_on.send(()).unwrap();
+    hear(1).await;
     served.end().await;
 }
 

@@ -235,6 +235,8 @@ impl Default for Rule {
 #[derive(Default)]
 pub(super) struct Desk {
     rules: Mutex<HashMap<String, Rule>>,
+    /// The next ruling on this name takes its thread until it is told to go on, or for too long.
+    pub(super) at_work: Mutex<Option<(&'static str, std::sync::mpsc::Receiver<()>)>>,
     pub(super) recorded: Mutex<Vec<(DecisionId, Answered<()>)>>,
     pub(super) published: Mutex<Vec<(HostName, Published)>>,
     pub(super) unanswered: Mutex<Vec<(DecisionId, Reason)>>,
@@ -306,6 +308,14 @@ impl Port for Desk {
 
     fn ruling(&self, agent: AgentId, name: &HostName) -> Ruling<()> {
         assert!([AGENT, OTHER].contains(&agent));
+        let at_work = self
+            .at_work
+            .lock()
+            .unwrap()
+            .take_if(|(it, _)| *it == name.as_str());
+        if let Some((_, goes_on)) = at_work {
+            let _ = goes_on.recv_timeout(Duration::from_secs(10));
+        }
         let rule = self.rules.lock().unwrap().get(name.as_str()).cloned();
         let rule = rule.unwrap_or_else(|| Rule {
             allowed: name.as_str().ends_with(".example"),
