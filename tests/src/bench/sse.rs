@@ -52,6 +52,8 @@ enum Way {
 /// Medians of one client's streams, in microseconds.
 #[derive(Clone, Copy)]
 struct Times {
+    /// Until the address is found, of a name where the guard is in between. It is in neither of the others.
+    found: f64,
     first: f64,
     event: f64,
 }
@@ -88,7 +90,10 @@ fn rounds(world: &World, guard: &Guard<'_>) -> Result<()> {
             match way {
                 Way::Direct => direct = Some(times),
                 Way::Haproxy => through.push(("haproxy", times)),
-                Way::Guard => through.push(("agentguard", times)),
+                Way::Guard => {
+                    sample("sse", "agentguard", "name_found", "us", times.found);
+                    through.push(("agentguard", times));
+                }
             }
         }
         let direct = direct.context("no client went directly")?;
@@ -135,6 +140,7 @@ fn stream(world: &World, guard: &Guard<'_>, way: Way) -> Result<Times> {
     let all = (STREAMS * EVENTS) as f64;
     ensure!(figure("events")? == all, "not all events: {told}");
     Ok(Times {
+        found: figure("found")?,
         first: figure("first")?,
         event: figure("event")?,
     })
