@@ -343,7 +343,7 @@ const CASES: &[Case] = &[
         Load::requests("/1k", 2_000).connections(32).fresh(),
         INSPECTING_NEW,
     ),
-    // Half of what one connection through the guard has where it has all that it can.
+    // Less than half of what one connection through the guard has where it has all that it can.
     Case::new(
         "latency",
         Load::requests("/1k", 6_000)

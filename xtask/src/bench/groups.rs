@@ -1,6 +1,7 @@
 //! What each group measures: the programs that print its samples, and how often.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -148,6 +149,11 @@ fn simulate(workspace: &Workspace, asked: &Asked<'_>, samples: &mut Samples) -> 
 /// How often the subjects of [`policy`] are measured, each taking its turn at being first.
 const POLICY_ROUNDS: usize = 7;
 
+/// Where a group may write while it is measured, and what it removes: not among the reports.
+fn scratch(workspace: &Workspace, group: &str) -> PathBuf {
+    workspace.target().join(format!("bench-{group}"))
+}
+
 /// A decision of the policy, beside another engine that decides the same calls by equivalent rules; and with
 /// many rules, beside a policy with a hundred.
 fn policy(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result<()> {
@@ -155,7 +161,7 @@ fn policy(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result
     cargo.args(["build", "--release", "--package", "agentguard-policy"]);
     exec::run(cargo.args(["--example", "decisions"]))?;
     let decisions = workspace.target().join("release/examples/decisions");
-    let cases = workspace.target().join("bench/policy");
+    let cases = scratch(workspace, "policy");
     if cases.exists() {
         fs::remove_dir_all(&cases)?;
     }
@@ -196,7 +202,7 @@ fn budget(workspace: &Workspace, _: &Asked<'_>, samples: &mut Samples) -> Result
     exec::run(cargo.args(["--example", "forecast"]))?;
     let forecast = workspace.target().join("release/examples/forecast");
     let ledger = workspace.target().join("release/examples/ledger");
-    let directory = workspace.target().join("bench/budget");
+    let directory = scratch(workspace, "budget");
     for _ in 0..BUDGET_ROUNDS {
         if directory.exists() {
             fs::remove_dir_all(&directory)?;
