@@ -41,6 +41,12 @@ impl Served {
         }
     }
 
+    async fn client(&self) -> UdpSocket {
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.connect(self.udp).await.unwrap();
+        client
+    }
+
     async fn end(self) {
         self.shutdown.cancel();
         for task in self.tasks {
@@ -52,6 +58,17 @@ impl Served {
 async fn in_time<F: Future>(future: F) -> F::Output {
     let limit = Duration::from_secs(20);
     tokio::time::timeout(limit, future).await.expect("in time")
+}
+
+async fn ask(client: &UdpSocket, id: u16, name: &str) {
+    let query = query(id, name, RecordType::A, None);
+    client.send(&query).await.unwrap();
+}
+
+async fn hear(client: &UdpSocket, id: u16) -> Seen {
+    let mut buffer = [0; 1500];
+    let length = in_time(client.recv(&mut buffer)).await.unwrap();
+    Seen::read(&buffer[..length], id)
 }
 
 async fn send(stream: &mut TcpStream, message: &[u8]) {
@@ -76,19 +93,13 @@ async fn is_closed(stream: &mut TcpStream) -> bool {
 async fn a_datagram_is_answered_where_it_came_from() {
     let served = Served::new(Options::default()).await;
     served.world.upstream.host("a.example", &["203.0.113.1"]);
-    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    client.connect(served.udp).await.unwrap();
+    let client = served.client().await;
     for (id, name, code) in [
         (1, "a.example", ResponseCode::NoError),
         (2, "evil.test", ResponseCode::NXDomain),
     ] {
-        client
-            .send(&query(id, name, RecordType::A, None))
-            .await
-            .unwrap();
-        let mut buffer = [0; 1500];
-        let length = in_time(client.recv(&mut buffer)).await.unwrap();
-        assert_eq!(Seen::read(&buffer[..length], id).code, code);
+        ask(&client, id, name).await;
+        assert_eq!(hear(&client, id).await.code, code);
     }
     served.end().await;
 }
@@ -103,29 +114,22 @@ async fn datagrams_are_answered_as_they_are_done() {
     let upstream = &served.world.upstream;
     upstream.script("slow.example", RecordType::A, held);
     upstream.host("fast.example", &["203.0.113.2"]);
-    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    client.connect(served.udp).await.unwrap();
-    let ask = async |id, name: &str| {
-        let query = query(id, name, RecordType::A, None);
-        client.send(&query).await.unwrap();
-    };
-    let hear = async |id| {
-        let mut buffer = [0; 1500];
-        let length = in_time(client.recv(&mut buffer)).await.unwrap();
-        let seen = Seen::read(&buffer[..length], id);
+    let client = served.client().await;
+    let address = async |id| {
+        let seen = hear(&client, id).await;
         assert_eq!(seen.code, ResponseCode::NoError);
         assert_eq!(seen.addresses.len(), 1);
     };
-    ask(1, "slow.example").await;
+    ask(&client, 1, "slow.example").await;
     // Of these the first is looked up, and the second is known.
     for id in [2, 3] {
-        ask(id, "fast.example").await;
-        hear(id).await;
+        ask(&client, id, "fast.example").await;
+        address(id).await;
     }
     gate.add_permits(10);
-    hear(1).await;
-    ask(4, "slow.example").await;
-    hear(4).await;
+    address(1).await;
+    ask(&client, 4, "slow.example").await;
+    address(4).await;
     served.end().await;
 }
 
@@ -135,21 +139,13 @@ async fn a_datagram_does_not_wait_for_the_answer_to_another() {
     let served = Served::new(Options::default()).await;
     let (goes_on, waits) = std::sync::mpsc::channel();
     *served.world.desk.at_work.lock().unwrap() = Some(("long.test", waits));
-    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    client.connect(served.udp).await.unwrap();
+    let client = served.client().await;
     for (id, name) in [(1, "long.test"), (2, "evil.test")] {
-        let query = query(id, name, RecordType::A, None);
-        client.send(&query).await.unwrap();
+        ask(&client, id, name).await;
     }
-    let hear = async |id| {
-        let mut buffer = [0; 1500];
-        let length = in_time(client.recv(&mut buffer)).await.unwrap();
-        let seen = Seen::read(&buffer[..length], id);
-        assert_eq!(seen.code, ResponseCode::NXDomain);
-    };
-    hear(2).await;
+    assert_eq!(hear(&client, 2).await.code, ResponseCode::NXDomain);
     goes_on.send(()).unwrap();
-    hear(1).await;
+    assert_eq!(hear(&client, 1).await.code, ResponseCode::NXDomain);
     served.end().await;
 }
 
@@ -161,16 +157,11 @@ async fn a_datagram_that_has_us_panic_ends_nothing_for_others() {
         ..Rule::default()
     };
     served.world.desk.rule("panics.example", panics);
-    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    client.connect(served.udp).await.unwrap();
+    let client = served.client().await;
     for (id, name) in [(1, "panics.example"), (2, "evil.test")] {
-        let query = query(id, name, RecordType::A, None);
-        client.send(&query).await.unwrap();
+        ask(&client, id, name).await;
     }
-    let mut buffer = [0; 1500];
-    let length = in_time(client.recv(&mut buffer)).await.unwrap();
-    let seen = Seen::read(&buffer[..length], 2);
-    assert_eq!(seen.code, ResponseCode::NXDomain);
+    assert_eq!(hear(&client, 2).await.code, ResponseCode::NXDomain);
     served.end().await;
 }
 
