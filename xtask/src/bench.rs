@@ -10,7 +10,7 @@ mod targets;
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -113,9 +113,7 @@ pub(crate) fn run(workspace: &Workspace, asked: &Asked<'_>) -> Result<()> {
     setup::run(workspace, true)?;
     bpf::build(workspace)?;
     let machine = report::Machine::look(workspace, asked);
-    let mut directory = workspace.target().join("bench");
-    // What was measured of all of them stays.
-    directory.extend(asked.group);
+    let directory = reports(workspace, asked.group);
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     let groups = measure(workspace, GROUPS, asked, |groups| {
@@ -128,6 +126,13 @@ pub(crate) fn run(workspace: &Workspace, asked: &Asked<'_>) -> Result<()> {
         targets::summary(&groups)
     );
     all_went_well(&groups)
+}
+
+/// Where the report of a group is, or of all of them: what was measured of all stays.
+fn reports(workspace: &Workspace, group: Option<&str>) -> PathBuf {
+    let mut directory = workspace.target().join("bench");
+    directory.extend(group);
+    directory
 }
 
 fn write(directory: &Path, machine: &report::Machine, groups: &[Figures]) -> Result<()> {

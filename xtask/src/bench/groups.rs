@@ -307,7 +307,17 @@ fn printed(program: &mut Command, samples: &mut Samples) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::reports;
     use super::*;
+
+    #[test]
+    fn no_group_removes_a_report_with_what_it_wrote_meanwhile() {
+        let workspace = Workspace::find().unwrap();
+        for group in GROUPS {
+            let scratch = scratch(&workspace, group.name);
+            assert!(!scratch.starts_with(reports(&workspace, None)));
+        }
+    }
 
     #[test]
     fn samples_of_a_program_that_fails_are_there_as_far_as_it_came() {
