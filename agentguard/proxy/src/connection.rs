@@ -30,6 +30,7 @@ use crate::relay::{Over, reset};
 use crate::revoked::{Revoked, Ruled, unless};
 use crate::route::{Route, locate};
 use crate::seats::{Refusal, Seat, Seats};
+use crate::woken::OnceWoken;
 use crate::{Limits, Origin, Port, Tls};
 
 pub(crate) use onward::Onward;
@@ -92,10 +93,14 @@ pub(crate) async fn run<R: Recorder, P: Port>(
     let _carried = guard.carried.client(agent);
     let cut = guard.decider.directory().cut_of(agent).now;
     let patience = guard.limits.cut;
+    // What has a decision says first why it ends. Its upstream is gone already.
+    let cut = OnceWoken::new(async {
+        cut.cancelled().await;
+        sleep(patience).await;
+    });
     tokio::select! {
         () = Onward::to(begin(guard, stream, origin)).go() => {}
-        // What has a decision says first why it ends. Its upstream is gone already.
-        () = async { cut.cancelled().await; sleep(patience).await } => {}
+        () = cut => {}
     }
 }
 
@@ -231,13 +236,17 @@ impl<R: Recorder, P: Port> Flow<R, P> {
         self.ways.came()
     }
 
-    /// Waits until nothing new is to begin on the connection: until that is so, or its agent is quarantined.
-    pub(crate) async fn stale(&self) {
+    /// Waits until nothing new is to begin on the connection: until that is so, its agent is quarantined, or all ends.
+    pub(crate) async fn drains(&self) {
         let mut ways = self.ways.clone();
-        tokio::select! {
-            () = ways.next() => {}
-            () = self.quarantined.cancelled() => {}
-        }
+        OnceWoken::new(async {
+            tokio::select! {
+                () = ways.next() => {}
+                () = self.quarantined.cancelled() => {}
+                () = self.guard.shutdown.cancelled() => {}
+            }
+        })
+        .await;
     }
 
     /// Waits until what is under way is decided again.

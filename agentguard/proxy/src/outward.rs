@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::carried::One;
 use crate::relay;
+use crate::woken::OnceWoken;
 
 /// One that belongs to an agent, and ends when that is quarantined, whoever holds it: the task that
 /// drives it finds an error. What it has taken and not sent yet goes with it.
@@ -20,7 +21,7 @@ pub(crate) struct Outward {
     stream: TcpStream,
     /// Cancelled before it ends: from then on a close is a reset.
     quarantined: CancellationToken,
-    waits: Pin<Box<WaitForCancellationFutureOwned>>,
+    waits: Pin<Box<OnceWoken<WaitForCancellationFutureOwned>>>,
     // Dropped when the stream is closed.
     _one: One,
 }
@@ -30,7 +31,7 @@ impl Outward {
     pub(crate) fn new(stream: TcpStream, cut: Cut, one: One) -> Self {
         Self {
             stream,
-            waits: Box::pin(cut.now.cancelled_owned()),
+            waits: Box::pin(OnceWoken::new(cut.now.cancelled_owned())),
             quarantined: cut.quarantined,
             _one: one,
         }

@@ -14,6 +14,7 @@ use crate::connection::{self, Guard};
 use crate::fair::Fair;
 use crate::relay::reset;
 use crate::seats::{Entry, Seats};
+use crate::woken::OnceWoken;
 use crate::{Port, Shared};
 
 /// How long to wait after the system refused to accept, for want of descriptors above all.
@@ -83,7 +84,7 @@ pub async fn serve<R: Recorder, P: Port>(
                     };
                     tokio::select! {
                         () = connection::run(guard, stream, origin, seat) => {}
-                        () = cut.cancelled() => {}
+                        () = OnceWoken::new(cut.cancelled()) => {}
                     }
                 };
                 let carried = Fair::new(agent, Some(cuts), carried);

@@ -12,6 +12,7 @@ use tokio::task::coop::has_budget_remaining;
 
 pin_project! {
     /// What must be woken for all that it waits for.
+    #[derive(Debug)]
     pub(crate) struct OnceWoken<F> {
         #[pin]
         inner: F,
@@ -19,6 +20,7 @@ pin_project! {
     }
 }
 
+#[derive(Debug)]
 struct Woken {
     woken: AtomicBool,
     task: AtomicWaker,

@@ -106,13 +106,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
         exchange.denied().await;
     });
     // What is under way is decided again by itself; what comes next begins with a look-up.
-    let (shutdown, ways) = (flow.guard.shutdown.clone(), Arc::clone(&flow));
-    let mut drains = pin!(OnceWoken::new(async move {
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = ways.stale() => {}
-        }
-    }));
+    let mut drains = pin!(changing.drains());
     // An answer that is denied breaks off in its body, unless the client takes nothing of what is before.
     let linger = flow.guard.limits.linger;
     let mut stuck = pin!(sleep(linger));

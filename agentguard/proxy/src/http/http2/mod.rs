@@ -81,13 +81,15 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
         }
     };
     let mut gone = pin!(gone(connection.ping_pong(), idle, flow.guard.limits.head));
+    // As in HTTP/1.
+    let mut drains = pin!(flow.drains());
     let mut looks = interval_at(Instant::now() + idle, idle);
     let mut requests = 0;
     let mut seen = 0;
     let mut draining = false;
     let mut given_up = false;
     let ended = loop {
-        let drains = tokio::select! {
+        let ends = tokio::select! {
             biased;
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
@@ -99,13 +101,11 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
             },
-            () = flow.guard.shutdown.cancelled(), if !draining => true,
+            () = &mut drains, if !draining => true,
             seen = resets.next() => {
                 record(&flow, seen).await;
                 false
             }
-            // As in HTTP/1.
-            () = flow.stale(), if !draining => true,
             _ = looks.tick(), if !draining => {
                 // Requests that are still answered end in peace; new ones open a connection.
                 let was = std::mem::replace(&mut seen, requests);
@@ -117,7 +117,7 @@ pub(crate) async fn run<R: Recorder, P: Port, S: ClientStream>(
                 false
             }
         };
-        if drains {
+        if ends {
             draining = true;
             connection.graceful_shutdown();
         }
