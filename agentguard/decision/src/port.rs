@@ -34,6 +34,12 @@ pub trait Recorder: Send + Sync + 'static {
         decision: Box<Decision>,
     ) -> impl Future<Output = Result<DecisionId, RecordRefused>> + Send;
 
+    /// Calls `begins`, in which writes may be begun on this thread, and none is waited for: they are seen to together when
+    /// it returns, and end soon after. By itself a write is seen to where it is begun.
+    fn together<T>(&self, begins: impl FnOnce() -> T) -> T {
+        begins()
+    }
+
     /// Notes what became of an allowed action. Never blocks; what cannot be kept is told as a gap.
     fn outcome(&self, id: DecisionId, outcome: Outcome);
 

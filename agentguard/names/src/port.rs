@@ -160,6 +160,12 @@ pub trait Port: Send + Sync + 'static {
         answered: Answered<Self::Token>,
     ) -> impl Future<Output = Result<DecisionId, Reason>> + Send;
 
+    /// Calls `begins`, in which attempts may begin to be recorded on this thread, and none is waited for: together they cost
+    /// less than one after the other.
+    fn together(&self, begins: impl FnOnce()) {
+        begins();
+    }
+
     /// Makes the addresses mean the name for this agent; returns once the kernel knows.
     ///
     /// # Errors

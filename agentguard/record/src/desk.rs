@@ -5,7 +5,9 @@
 //! to the record's own thread: while the disk is slow or refuses, where a new segment is due, and entries that nobody
 //! waits for, which it gathers for a moment.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,11 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// How often in a row who brings a decision writes for others too.
 const TURNS: usize = 4;
+
+thread_local! {
+    /// Whose decisions of this thread wait for each other.
+    static TOGETHER: Cell<*const Desk> = const { Cell::new(ptr::null()) };
+}
 
 /// The record is closed: nothing is taken any more.
 #[derive(Debug)]
@@ -84,6 +91,28 @@ impl Drop for Open {
     }
 }
 
+/// Until this is dropped, also by a panic, this thread's decisions wait for each other.
+struct Together<'a> {
+    desk: &'a Desk,
+    before: *const Desk,
+}
+
+impl<'a> Together<'a> {
+    fn begin(desk: &'a Desk) -> Self {
+        let before = TOGETHER.replace(desk);
+        Self { desk, before }
+    }
+}
+
+impl Drop for Together<'_> {
+    fn drop(&mut self) {
+        TOGETHER.set(self.before);
+        if !lock(&self.desk.inbox).decisions.is_empty() {
+            self.desk.write_now();
+        }
+    }
+}
+
 /// What is left when the thread ends, also by a panic: nobody, and nothing.
 struct Over<'a>(&'a Desk);
 
@@ -124,8 +153,16 @@ impl Desk {
         }
         inbox.decisions.push_back((decision, ack));
         drop(inbox);
-        self.write_now();
+        if !ptr::eq(TOGETHER.get(), self) {
+            self.write_now();
+        }
         Ok(())
+    }
+
+    /// Has the decisions that `brings` brings on this thread written with one write, once it has brought them all.
+    pub(crate) fn together<T>(&self, brings: impl FnOnce() -> T) -> T {
+        let _together = Together::begin(self);
+        brings()
     }
 
     /// Has an entry written that nobody waits for.

@@ -333,6 +333,10 @@ impl Recorder for Record {
         }
     }
 
+    fn together<T>(&self, begins: impl FnOnce() -> T) -> T {
+        self.open.0.together(begins)
+    }
+
     fn outcome(&self, id: DecisionId, outcome: Outcome) {
         let outcome = Box::new(outcome);
         self.keep(Entry::Outcome { id, outcome });

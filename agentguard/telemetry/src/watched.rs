@@ -51,6 +51,10 @@ impl<R: Recorder> Recorder for Watched<R> {
         written
     }
 
+    fn together<T>(&self, begins: impl FnOnce() -> T) -> T {
+        self.record.together(begins)
+    }
+
     fn outcome(&self, id: DecisionId, outcome: Outcome) {
         if let Some(feed) = &self.feed {
             feed.tell(Note::Ended(id, Box::new(outcome.clone())));

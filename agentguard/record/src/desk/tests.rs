@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -218,6 +219,34 @@ fn who_brings_something_makes_no_new_segment() {
     assert_eq!(segments(), 2);
     desk.end(None);
     thread.join().unwrap();
+}
+
+#[test]
+fn what_is_brought_together_is_written_then() {
+    let (desk, _dir) = desk();
+    let (other, _other_dir) = self::desk();
+    let (mut replies, waited) = desk.together(|| {
+        let replies = [1, 2].map(|n| bring(&desk, n).unwrap());
+        // Nobody else's decisions wait for that: neither another thread's nor another record's.
+        let mut elsewhere = bring(&other, 3).unwrap();
+        assert!(elsewhere.try_recv().unwrap().is_ok());
+        (replies, desk.waiting())
+    });
+    assert_eq!(waited, (2, 0));
+    for reply in &mut replies {
+        assert!(reply.try_recv().unwrap().is_ok());
+    }
+    // Also where it ends with a panic, and nothing is left of it for what comes next.
+    let mut reply = None;
+    let brings = AssertUnwindSafe(|| {
+        desk.together(|| {
+            reply = Some(bring(&desk, 4).unwrap());
+            panic!("a test");
+        })
+    });
+    assert!(catch_unwind(brings).is_err());
+    assert!(reply.unwrap().try_recv().unwrap().is_ok());
+    assert!(bring(&desk, 5).unwrap().try_recv().unwrap().is_ok());
 }
 
 #[test]

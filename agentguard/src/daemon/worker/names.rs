@@ -111,6 +111,10 @@ impl Port for NamesPort {
             .await
     }
 
+    fn together(&self, begins: impl FnOnce()) {
+        self.decider.recorder().together(begins);
+    }
+
     async fn publish(
         &self,
         agent: AgentId,

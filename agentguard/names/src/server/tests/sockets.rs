@@ -1,5 +1,6 @@
 //! The service on real sockets.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,12 +22,15 @@ struct Served {
 
 impl Served {
     async fn new(options: Options) -> Self {
+        Self::read_by(2, options).await
+    }
+
+    async fn read_by(readers: usize, options: Options) -> Self {
         let world = World::with(options, Range::default(), &[]).await;
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         udp.set_nonblocking(true).unwrap();
-        let two = [udp.try_clone(), udp.try_clone()];
-        let sockets = two.map(|it| UdpSocket::from_std(it.unwrap()).unwrap());
-        let sockets = Vec::from(sockets);
+        let sockets = (0..readers).map(|_| UdpSocket::from_std(udp.try_clone().unwrap()).unwrap());
+        let sockets = sockets.collect();
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shutdown = CancellationToken::new();
         Self {
@@ -146,6 +150,27 @@ async fn a_datagram_does_not_wait_for_the_answer_to_another() {
     assert_eq!(hear(&client, 2).await.code, ResponseCode::NXDomain);
     goes_on.send(()).unwrap();
     assert_eq!(hear(&client, 1).await.code, ResponseCode::NXDomain);
+    served.end().await;
+}
+
+/// Those that are there while nobody is free for them are recorded together, up to so many.
+#[tokio::test]
+async fn datagrams_that_have_come_meanwhile_are_recorded_together() {
+    let served = Served::read_by(1, Options::default()).await;
+    let client = served.client().await;
+    for id in 0..20 {
+        ask(&client, id, "evil.test").await;
+    }
+    let mut heard = BTreeSet::new();
+    let mut buffer = [0; 1500];
+    for _ in 0..20 {
+        in_time(client.recv(&mut buffer)).await.unwrap();
+        let id = u16::from_be_bytes([buffer[0], buffer[1]]);
+        assert_eq!(Seen::read(&buffer, id).code, ResponseCode::NXDomain);
+        heard.insert(id);
+    }
+    assert_eq!(heard, (0..20).collect());
+    assert_eq!(*served.world.desk.together.lock().unwrap(), [16, 4]);
     served.end().await;
 }
 

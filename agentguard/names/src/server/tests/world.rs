@@ -247,6 +247,8 @@ pub(super) struct Desk {
     /// While set, records wait for a permit.
     pub(super) slow_record: Mutex<Option<Arc<Semaphore>>>,
     pub(super) recording: AtomicU32,
+    /// How many records were begun in each call that begins some together.
+    pub(super) together: Mutex<Vec<u32>>,
     pub(super) something: Notify,
 }
 
@@ -368,6 +370,13 @@ impl Port for Desk {
         drop(recorded);
         self.something.notify_waiters();
         Ok(id)
+    }
+
+    fn together(&self, begins: impl FnOnce()) {
+        let before = self.recording.load(Ordering::SeqCst);
+        begins();
+        let begun = self.recording.load(Ordering::SeqCst) - before;
+        self.together.lock().unwrap().push(begun);
     }
 
     async fn publish(
