@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use agentguard_model::{ActionKind, Decision, ReasonCode, Verdict};
+use agentguard_model::{ActionKind, Decision, Layer, ReasonCode, Verdict};
 use agentguard_tests::{Guard, Origin, Puppet, World, address, origin::BANNER, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -520,6 +520,57 @@ fn a_worker_that_stands_still_is_replaced() {
         .run("coder", ["curl", "-sS", "http://api.example.com/"])
         .unwrap();
     client.success().unwrap();
+}
+
+/// Asks for names and waits for no answer; prints how many queries were sent, and how many were refused.
+const ASK: &str = r"
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sent = refused = 0
+for number in range(600):
+    head = number.to_bytes(2, 'big') + bytes([1, 0, 0, 1, 0, 0, 0, 0, 0, 0])
+    try:
+        client.sendto(head + b'\x03api\x07example\x03com\0\0\1\0\1', (sys.argv[1], 53))
+        sent += 1
+    except PermissionError:
+        refused += 1
+print(sent, refused)
+";
+
+#[test]
+fn queries_that_nobody_answers_are_bounded_and_what_is_beyond_is_refused_and_told() {
+    let world = world("asks");
+    let guard = world.guard().policy(POLICY).start().unwrap();
+    let cgroup = guard.agent_cgroup("coder").unwrap();
+    let worker = worker(&guard);
+    stop(worker);
+    let [server, _] = address::NAME_SERVER.map(|ip| ip.to_string());
+    let asks = guard.within(&cgroup, ["python3", "-c", ASK, &server]);
+    let asked = asks.run().unwrap();
+    signal(worker, Signal::CONT);
+    assert_eq!(asked.success().unwrap().stdout.trim(), "512 88");
+    let refused = guard.wait_verdicts("the refusal is told", |all| {
+        let refused = all.iter().find(|it| it.verdict == Verdict::Deny);
+        refused.cloned()
+    });
+    let refused = refused.unwrap();
+    let about = (refused.layer, refused.action.kind, refused.action.port);
+    assert_eq!(about, (Layer::Kernel, ActionKind::Datagram, Some(53)));
+    assert_eq!(refused.reason.code, ReasonCode::MapFull);
+    let sentence = &refused.reason.message;
+    assert!(
+        sentence.contains("wait for an answer as may (512)"),
+        "{sentence}"
+    );
+    let explain = guard.cli().args(["explain", &refused.id.to_string()]);
+    let explained = explain.run().unwrap().success().unwrap();
+    assert!(
+        explained.stdout.contains("without waiting for answers"),
+        "{explained}"
+    );
+    // Once they are answered it may ask again.
+    let asks = guard.within(&cgroup, ["getent", "ahosts", SITE]);
+    asks.run().unwrap().success().unwrap();
 }
 
 /// As docs/cli.md says it of a host that is to be without the guard.

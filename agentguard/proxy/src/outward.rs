@@ -22,6 +22,8 @@ pub(crate) struct Outward {
     /// Cancelled before it ends: from then on a close is a reset.
     quarantined: CancellationToken,
     waits: Pin<Box<OnceWoken<WaitForCancellationFutureOwned>>>,
+    /// Whether that is over: from then on nothing is read or written.
+    cut: bool,
     // Dropped when the stream is closed.
     _one: One,
 }
@@ -32,6 +34,7 @@ impl Outward {
         Self {
             stream,
             waits: Box::pin(OnceWoken::new(cut.now.cancelled_owned())),
+            cut: false,
             quarantined: cut.quarantined,
             _one: one,
         }
@@ -53,9 +56,10 @@ impl Outward {
     }
 
     fn is_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.waits.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(quarantined()),
-            Poll::Pending => Ok(()),
+        self.cut = self.cut || self.waits.as_mut().poll(cx).is_ready();
+        match self.cut {
+            true => Err(quarantined()),
+            false => Ok(()),
         }
     }
 }
@@ -136,17 +140,42 @@ mod tests {
     use super::Outward;
     use crate::carried::Carried;
 
+    /// A connection, and its other end.
+    async fn outward(cut: Cut) -> (Outward, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap());
+        let (stream, accepted) = tokio::join!(stream, listener.accept());
+        let one = Arc::new(Carried::default()).one(AgentId(1));
+        let outward = Outward::new(stream.unwrap(), cut, one);
+        (outward, accepted.unwrap().0)
+    }
+
+    /// Whoever asks, and however often.
+    #[tokio::test]
+    async fn nothing_is_read_or_written_once_it_is_to_end() {
+        let cut = Cut::default();
+        let (mut outward, mut peer) = outward(cut.clone()).await;
+        outward.write_all(b"before").await.unwrap();
+        peer.write_all(b"answer").await.unwrap();
+        cut.now.cancel();
+        for _ in 0..3 {
+            let read = outward.read(&mut [0; 16]).await;
+            assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+            let written = outward.write(b"behind").await;
+            assert_eq!(written.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        }
+        drop(outward);
+        let mut came = Vec::new();
+        let ended = peer.read_to_end(&mut came).await;
+        assert_eq!(came, b"before", "{ended:?}");
+    }
+
     /// Also before it is told to end: a decision may end it first.
     #[tokio::test]
     async fn what_is_closed_once_its_agent_is_quarantined_is_reset() {
         for quarantined in [false, true] {
-            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-            let stream = TcpStream::connect(listener.local_addr().unwrap());
-            let (stream, accepted) = tokio::join!(stream, listener.accept());
-            let (mut peer, _) = accepted.unwrap();
             let cut = Cut::default();
-            let one = Arc::new(Carried::default()).one(AgentId(1));
-            let mut outward = Outward::new(stream.unwrap(), cut.clone(), one);
+            let (mut outward, mut peer) = outward(cut.clone()).await;
             if quarantined {
                 cut.quarantined.cancel();
             }

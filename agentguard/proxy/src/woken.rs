@@ -1,5 +1,5 @@
 //! A future beside others of its task, that is asked again once it was woken and not whenever they are: it waits for what
-//! changes rarely, and asking takes locks that all threads share.
+//! changes rarely, and asking takes locks that all threads share. Once it is over it is not to be asked again, as any other.
 
 use std::pin::Pin;
 use std::sync::Arc;

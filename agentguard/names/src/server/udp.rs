@@ -13,7 +13,7 @@ use agentguard_model::Transport;
 use futures_util::FutureExt as _;
 use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,7 +30,7 @@ const ERROR_PAUSE: Duration = Duration::from_millis(10);
 const READERS: usize = 2;
 /// How many queries a reader takes at once, where they are there and nobody else is free for them. They are recorded with
 /// one write; the first of them is answered after that, some 10 µs later for each of the others.
-const TOGETHER: usize = 16;
+const TOGETHER: usize = 8;
 
 /// A descriptor of a socket for each reader that it gets: as many as there are processors, up to [`READERS`].
 ///
@@ -102,7 +102,11 @@ impl<P: Port> Reader<P> {
             };
             self.free.fetch_sub(1, Ordering::Relaxed);
             match first {
-                Some(first) => self.answer(self.and_others(first, &mut buffer)),
+                Some(first) => {
+                    self.answer(self.and_others(first, &mut buffer));
+                    // With what a task may do in a turn, all of the next ones are asked as well.
+                    yield_now().await;
+                }
                 None => sleep(ERROR_PAUSE).await,
             }
             self.free.fetch_add(1, Ordering::Relaxed);
@@ -141,7 +145,9 @@ impl<P: Port> Reader<P> {
         let answering = came.into_iter().map(|came| Box::pin(self.answering(came)));
         let mut answering: Vec<_> = answering.collect();
         let port = &self.server.shared.port;
-        port.together(|| answering.retain_mut(is_under_way));
+        // One that panics at its end is told of by who waits for it.
+        let asks = AssertUnwindSafe(|| port.together(|| answering.retain_mut(is_under_way)));
+        let _ = catch_unwind(asks);
         // Mostly it has waited for its record alone.
         answering.retain_mut(is_under_way);
         for rest in answering {

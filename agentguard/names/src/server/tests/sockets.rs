@@ -170,7 +170,7 @@ async fn datagrams_that_have_come_meanwhile_are_recorded_together() {
         heard.insert(id);
     }
     assert_eq!(heard, (0..20).collect());
-    assert_eq!(*served.world.desk.together.lock().unwrap(), [16, 4]);
+    assert_eq!(*served.world.desk.together.lock().unwrap(), [8, 8, 4]);
     served.end().await;
 }
 
@@ -187,6 +187,19 @@ async fn a_datagram_that_has_us_panic_ends_nothing_for_others() {
         ask(&client, id, name).await;
     }
     assert_eq!(hear(&client, 2).await.code, ResponseCode::NXDomain);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_record_that_has_us_panic_ends_nothing_for_others() {
+    let served = Served::read_by(1, Options::default()).await;
+    let client = served.client().await;
+    served.world.desk.panics.store(true, Ordering::SeqCst);
+    for id in [1, 2] {
+        ask(&client, id, "evil.test").await;
+        assert_eq!(hear(&client, id).await.code, ResponseCode::NXDomain);
+    }
+    assert!(!served.world.desk.panics.load(Ordering::SeqCst));
     served.end().await;
 }
 

@@ -247,6 +247,8 @@ pub(super) struct Desk {
     /// While set, records wait for a permit.
     pub(super) slow_record: Mutex<Option<Arc<Semaphore>>>,
     pub(super) recording: AtomicU32,
+    /// The next call that begins some together panics at its end.
+    pub(super) panics: AtomicBool,
     /// How many records were begun in each call that begins some together.
     pub(super) together: Mutex<Vec<u32>>,
     pub(super) something: Notify,
@@ -377,6 +379,7 @@ impl Port for Desk {
         begins();
         let begun = self.recording.load(Ordering::SeqCst) - before;
         self.together.lock().unwrap().push(begun);
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "a test");
     }
 
     async fn publish(
