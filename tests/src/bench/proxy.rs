@@ -385,6 +385,12 @@ const CASES: &[Case] = &[
     )
     .few(),
     Case::new(
+        "inspect-h2-100m",
+        Load::requests("/100m", 10).connections(1).http2(),
+        BESIDE_HTTP2,
+    )
+    .few(),
+    Case::new(
         "inspect-h1-c1",
         Load::requests("/1k", 2_000).connections(1),
         INSPECTING,

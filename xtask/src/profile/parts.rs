@@ -14,6 +14,10 @@ const CALLS: &[(&str, &[&str])] = &[
     ),
     ("the kernel: receiving", &["sys_recvfrom", "sys_recvmsg"]),
     (
+        "the kernel: passed on from socket to socket",
+        &["sys_splice"],
+    ),
+    (
         "the kernel: files written and synchronised",
         &["sys_pwrite64", "sys_fdatasync", "sys_fsync"],
     ),
