@@ -39,8 +39,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) group: Option<&'a str>,
     /// How long the soak goes on. Without, it does where it is named.
     pub(crate) minutes: Option<u32>,
-    /// Of the program as `build --release` makes it.
-    pub(crate) untrained: bool,
+    /// Of the program of `build --trained`, and not as `build --release` makes it.
+    pub(crate) trained: bool,
 }
 
 impl Asked<'_> {

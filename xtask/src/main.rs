@@ -91,10 +91,10 @@ enum Task {
         /// How long the soak goes on, which is measured where this or its name is given [default: 60]
         #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
         minutes: Option<u32>,
-        /// The program as `build --release` makes it, in the place of `build --trained`, which is made where
-        /// there is none, and anew by its last profile where the sources have changed
+        /// The program of `build --trained`, which is made where there is none, and anew by its last profile where
+        /// the sources have changed, in the place of the one that `build --release` makes
         #[arg(long)]
-        untrained: bool,
+        trained: bool,
     },
     /// Show where the guard's time goes in a case of `bench proxy`, `dns` or `start`: target/profile/CASE.svg is a flame
     /// graph, .txt has the functions, and .md the parts
@@ -154,13 +154,13 @@ fn main() -> ExitCode {
         Task::Bench {
             group,
             minutes,
-            untrained,
+            trained,
         } => bench::run(
             &workspace,
             &bench::Asked {
                 group: group.as_deref(),
                 minutes,
-                untrained,
+                trained,
             },
         ),
         Task::Profile { case } => profile::run(&workspace, &case),

@@ -268,11 +268,11 @@ fn world(
     };
     release("agentguard-tests")?;
     let programs = workspace.target().join("release");
-    let agentguard = if asked.untrained {
+    let agentguard = if asked.trained {
+        trained::build(workspace, Training::AsBefore)?
+    } else {
         release("agentguard")?;
         programs.join("agentguard")
-    } else {
-        trained::build(workspace, Training::AsBefore)?
     };
     printed(
         Command::new(programs.join("world"))

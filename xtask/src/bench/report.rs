@@ -44,11 +44,11 @@ impl Machine {
             ("h2load", "h2load", "--version"),
             ("dnsperf", "dnsperf", "-h"),
         ];
-        let ours = match asked.untrained {
-            true => "as `build --release` makes it, as all examples",
-            false => {
+        let ours = match asked.trained {
+            true => {
                 "by the last profile of `build --trained`; examples (`policy`, `budget`, decoders) as `build --release`"
             }
+            false => "as `build --release` makes it, as all examples",
         };
         let ours = ("agentguard".to_owned(), ours.to_owned());
         let others = programs.into_iter().filter_map(|(name, program, option)| {
