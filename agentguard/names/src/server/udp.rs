@@ -29,7 +29,8 @@ const ERROR_PAUSE: Duration = Duration::from_millis(10);
 /// How many read one socket at most. All that have nothing to do wake for a datagram, and one of them has it.
 const READERS: usize = 2;
 /// How many queries a reader takes at once, where they are there and nobody else is free for them. They are recorded with
-/// one write; the first of them is answered after that, some 10 µs later for each of the others.
+/// one write; the first of them is answered after that, some 10 µs later for each of the others. No more than an agent may
+/// have refusals that wait for the record (`load.rs`), or what is beyond its bound would be dropped by chance.
 const TOGETHER: usize = 8;
 
 /// A descriptor of a socket for each reader that it gets: as many as there are processors, up to [`READERS`].

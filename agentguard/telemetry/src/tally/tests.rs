@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use agentguard_decision::{RecordRefused, Recorder};
 use agentguard_model::contents::Contents;
@@ -383,4 +384,30 @@ async fn counting_ends_when_it_is_told() {
     over.cancel();
     running.await.unwrap();
     drop(Arc::new(feed));
+}
+
+/// A default would have each of them written by itself, and nothing else would tell.
+#[test]
+fn what_begins_together_does_so_in_the_record() {
+    /// How often something did.
+    struct Together(AtomicU32);
+
+    impl Recorder for Together {
+        async fn write(&self, decision: Box<Decision>) -> Result<DecisionId, RecordRefused> {
+            Ok(decision.id)
+        }
+
+        fn together<T>(&self, begins: impl FnOnce() -> T) -> T {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            begins()
+        }
+
+        fn outcome(&self, _: DecisionId, _: Outcome) {}
+
+        fn contents(&self, _: DecisionId, _: &AgentName, _: Contents) {}
+    }
+
+    let watched = Watched::new(Together(AtomicU32::new(0)), None);
+    assert_eq!(watched.together(|| 7), 7);
+    assert_eq!(watched.record().0.load(Ordering::Relaxed), 1);
 }
